@@ -1,0 +1,101 @@
+"""Logging: structlog, one line of JSON per unit of work, and only fields known to be harmless.
+
+Personal data cannot leak through a field nobody thought of: a field that is not on
+`ALLOWED_FIELDS` is replaced by ``[withheld]``. Messages of foreign libraries are kept to
+their logger's name and level, since they may quote a body.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from shared.config import LogConfig
+
+WITHHELD = "[withheld]"
+
+ALLOWED_FIELDS: frozenset[str] = frozenset({
+    # the frame of every line
+    "event", "level", "timestamp", "logger", "role", "pid", "version",
+    # ids that name no person
+    "batch_id", "event_id", "delivery_id", "trace_id", "source", "endpoint", "aggregate",
+    "queue", "worker", "type", "label", "reason",
+    # figures and outcomes
+    "accepted", "count", "bytes", "status", "outcome", "attempt", "duration_ms", "seconds",
+    "state", "applied", "duplicate", "divergent", "stale", "recorded", "quarantined",
+    "next_in", "port", "host", "path", "error", "error_type", "signal", "remedy", "limit",
+})  # fmt: skip
+
+_FOREIGN = ("aiormq", "aio_pika", "aiohttp", "asyncio", "psycopg", "psycopg.pool")
+
+
+def configure_logs(config: LogConfig, *, role: str) -> None:
+    """Set up structlog and the standard library's logging for a process of this role."""
+    level = logging.getLevelNamesMapping()[config.level.upper()]
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if config.format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _name_error,
+            _withhold,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+    for name in _FOREIGN:
+        foreign = logging.getLogger(name)
+        foreign.handlers = [_ForeignHandler()]
+        foreign.setLevel(max(level, logging.WARNING))
+        foreign.propagate = False
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines carry `name`."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    return logger
+
+
+def _name_error(
+    _logger: Any, _method: str, fields: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Replace an exception by its type: its text may quote the data it failed on."""
+    raised = fields.pop("exc_info", None)
+    if raised is True:
+        raised = sys.exc_info()[1]
+    if isinstance(raised, tuple):
+        raised = raised[1]
+    if isinstance(raised, BaseException):
+        fields["error_type"] = type(raised).__qualname__
+    return fields
+
+
+def _withhold(
+    _logger: Any, _method: str, fields: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    for name in fields.keys() - ALLOWED_FIELDS:
+        fields[name] = WITHHELD
+    return fields
+
+
+class _ForeignHandler(logging.Handler):
+    """Says that a library complained, where, and of what type; never what it quoted."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raised = record.exc_info[1] if record.exc_info else None
+        structlog.get_logger(logger=record.name).log(
+            record.levelno,
+            "library.message",
+            path=f"{record.module}:{record.lineno}",
+            error_type=type(raised).__qualname__ if raised else None,
+        )

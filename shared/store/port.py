@@ -1,0 +1,169 @@
+"""The store as its users see it: three narrow protocols, kept by SQLite and by PostgreSQL.
+
+Every method raises `StoreUnavailableError` when the store cannot be reached, is locked for too
+long or is full, and `StoreConflictError` when the transaction must be run again from its start.
+Anything else it raises means that the data itself was refused.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from shared.domain.keys import AggregateKey
+from shared.store.rows import (
+    Aggregate,
+    AttemptRecord,
+    Changes,
+    Delivery,
+    DeliveryState,
+    EndpointRow,
+    EndpointStatus,
+    EventRef,
+    FoldedEntry,
+    KnownEvent,
+    Wakeup,
+)
+
+
+class EventTransaction(Protocol):
+    """One transaction of the events worker. Leaving it normally commits durably."""
+
+    async def find_events(self, refs: Collection[EventRef]) -> dict[EventRef, list[KnownEvent]]:
+        """The events stored under each reference; a reference without any is absent."""
+        ...
+
+    async def lock_aggregates(
+        self, keys: Collection[AggregateKey]
+    ) -> dict[AggregateKey, Aggregate]:
+        """Lock and read each aggregate, making those that do not exist (version 0, initial state).
+
+        Locks are taken in the order of the keys, so that two transactions never wait for each
+        other in a circle; they last until the transaction ends.
+        """
+        ...
+
+    async def histories(self, aggregate_ids: Collection[int]) -> dict[int, list[FoldedEntry]]:
+        """Every fact stored of each aggregate, in no particular order."""
+        ...
+
+    async def reserve(self, count: int) -> Sequence[int]:
+        """`count` fresh event numbers, ascending."""
+        ...
+
+    async def write(self, changes: Changes) -> None:
+        """Write everything. A clash on (partner app, event id, variant) is a conflict."""
+        ...
+
+
+class EventStore(Protocol):
+    """What the events worker needs."""
+
+    def transaction(self) -> AbstractAsyncContextManager[EventTransaction]:
+        """A transaction; leaving the block by an exception rolls it back."""
+        ...
+
+    async def unsettled(self, *, quiet_since: int, limit: int) -> list[AggregateKey]:
+        """Product requests that will settle by time, none of whose events arrived after then.
+
+        They have status PENDING and no known product list.
+        """
+        ...
+
+    async def disabled_endpoints(self) -> set[str]:
+        """Endpoints that are paused or disabled: their new deliveries start as held."""
+        ...
+
+
+class DeliveryStore(Protocol):
+    """What the callbacks worker needs. All times are Unix milliseconds."""
+
+    async def take_wakeups(self, *, now: int, grace: int, limit: int) -> list[Wakeup]:
+        """Pending and retrying deliveries whose wake time has come, oldest first.
+
+        Sets each one's wake time to max(due, now) + `grace` in the same transaction, so that it
+        comes back here by itself if its message gets lost. Two callers never get the same row.
+        Fresh deliveries have their due time as wake time.
+        """
+        ...
+
+    async def park(self, wake_at: Mapping[str, int]) -> None:
+        """Set the wake time of deliveries that cannot be attempted now; costs no attempt."""
+        ...
+
+    async def load(self, ids: Collection[str]) -> list[Delivery]:
+        """The deliveries with these ids; unknown ids are left out."""
+        ...
+
+    async def claim(
+        self, ids: Collection[str], *, lease: str, now: int, lease_until: int
+    ) -> list[Delivery]:
+        """Take a lease on those that are pending or retrying, due, and under no live lease.
+
+        Returns the deliveries claimed, as they stand; also sets their wake time to `lease_until`.
+        """
+        ...
+
+    async def record(self, attempts: Sequence[AttemptRecord]) -> list[str]:
+        """Append attempts and move their deliveries on, freeing the leases.
+
+        Guarded by the lease: an attempt whose lease is no longer in force is still appended to
+        the history, but moves nothing unless it was a success. Returns the ids that moved.
+        A delivery that becomes retrying has its due time as wake time. A result for a delivery
+        that was cancelled or held meanwhile is appended; only a success changes its state.
+        """
+        ...
+
+    async def release_leases(self, ids: Collection[str], *, lease: str, now: int) -> None:
+        """Give claimed deliveries back unattempted, to be woken at `now`."""
+        ...
+
+    async def hold(self, endpoint: str, *, now: int) -> int:
+        """Hold every pending or retrying delivery of an endpoint; returns how many."""
+        ...
+
+    async def release_held(self, endpoint: str, *, now: int, limit: int) -> int:
+        """Make up to `limit` held deliveries of an endpoint pending, due now, oldest first."""
+        ...
+
+    async def held_endpoints(self) -> dict[str, int]:
+        """How many deliveries each endpoint has held."""
+        ...
+
+    async def endpoint_rows(self) -> dict[str, EndpointRow]:
+        """The stored status by endpoint; one without a row is enabled."""
+        ...
+
+    async def set_endpoint(
+        self, endpoint: str, status: EndpointStatus, *, reason: str, now: int
+    ) -> None:
+        """Store an endpoint's status."""
+        ...
+
+    async def count_deliveries(self) -> dict[tuple[str, DeliveryState], int]:
+        """How many deliveries stand in each state, by endpoint."""
+        ...
+
+    async def oldest_due(self) -> int | None:
+        """Due time of the most overdue pending or retrying delivery; None if there is none."""
+        ...
+
+
+class Store(EventStore, DeliveryStore, Protocol):
+    """A whole store, as `shared.store.open.open_store` gives it."""
+
+    async def start(self) -> None:
+        """Connect and check the schema.
+
+        Raises:
+            StoreUnavailableError: try again later.
+            SchemaError: the schema is not this release's.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Return if the store answers a query."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is in hand and disconnect."""
+        ...
