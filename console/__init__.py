@@ -1,0 +1,1 @@
+"""The operators' room: command line, web page, checks."""

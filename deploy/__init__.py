@@ -1,0 +1,1 @@
+"""Everything that runs Correio somewhere: the local stack, containers, units, dashboards."""

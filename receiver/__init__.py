@@ -1,0 +1,1 @@
+"""The HTTP side that the source talks to: verify, split, publish confirmed, or spool."""

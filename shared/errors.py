@@ -35,3 +35,7 @@ class SchemaError(CorreioError):
 
 class SpoolFullError(CorreioError):
     """The spool has reached its bound in bytes or the disk its floor: answer 503."""
+
+
+class TopologyError(CorreioError):
+    """A queue or exchange is missing, differs from what this release declares, or is forbidden."""

@@ -1,0 +1,1 @@
+"""The two workers: events into state, deliveries into callbacks."""

@@ -1,0 +1,1 @@
+"""What the events mean: pure functions and values, no I/O."""

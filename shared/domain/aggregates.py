@@ -15,8 +15,8 @@ State = ConsentState | LinkState | ProductRequestState
 Fact = ConsentFact | LinkFact | OrderFact | OutcomeFact
 
 _encoder = msgspec.json.Encoder()
-_states = msgspec.json.Decoder(State)
-_facts = msgspec.json.Decoder(Fact)
+_states: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
+_facts: msgspec.json.Decoder[Fact] = msgspec.json.Decoder(Fact)
 
 
 def encode(document: State | Fact) -> bytes:

@@ -1,6 +1,6 @@
-"""The life cycle of a consent: sort its events, then fold them (domain.md, "Consent life cycle").
+r"""The life cycle of a consent: sort its events, then fold them (domain.md, "Consent life cycle").
 
-| current \\ next | authorised | error | rejected, expired, revoked | deleted_by_user |
+| current \ next | authorised | error | rejected, expired, revoked | deleted_by_user |
 |---|---|---|---|---|
 | none | AUTHORISED | ERROR | that status | DELETED_BY_USER |
 | AUTHORISED | AUTHORISED | ERROR, conflict | that status | DELETED_BY_USER |

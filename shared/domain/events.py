@@ -6,6 +6,7 @@ exception, since such things do arrive and are kept (domain.md, "Other things th
 same URL").
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -177,10 +178,7 @@ _Message = (
     | _ProductGeneratedFailed
 )
 
-EVENT_NAMES: tuple[str, ...] = tuple(
-    one.__struct_config__.tag  # type: ignore[misc]  # set by the class keyword
-    for one in _Message.__args__
-)
+EVENT_NAMES: tuple[str, ...] = tuple(one.__struct_config__.tag for one in _Message.__args__)
 """The documented names; each belongs to eventType ``api``."""
 
 _CHANGE = {
@@ -217,17 +215,11 @@ def decode(
     event_id = message.event_id or message.event_id_as_in_table
     if not event_id:
         return Unreadable(Reason.EVENT_ID_MISSING, "neither eventId nor eventID")
-    if message.event_time is None or message.event_time == "":
-        return Unreadable(Reason.EVENT_TIME_MISSING, "no eventTime")
-    time = parse_time(message.event_time)
-    if time is None:
-        return Unreadable(Reason.EVENT_TIME_UNPARSEABLE, "eventTime is not an ISO 8601 time")
-    if time > now + future_tolerance:
-        return Unreadable(Reason.EVENT_TIME_FUTURE, "eventTime lies too far ahead")
+    time = _time(message.event_time, latest=now + future_tolerance)
+    if isinstance(time, Unreadable):
+        return time
     if partner_app_ids and message.partner_app_id not in partner_app_ids:
-        return Unreadable(
-            Reason.FOREIGN_APPLICATION, "partnerAppId does not belong to this source"
-        )
+        return Unreadable(Reason.FOREIGN_APPLICATION, "partnerAppId does not belong to this source")
     event = Event(
         partner_app_id=message.partner_app_id,
         event_id=event_id,
@@ -240,6 +232,17 @@ def decode(
     if b"\\u0000" in body and _holds_nul(event):
         return Unreadable(Reason.NUL_CHARACTER, "an id holds U+0000")
     return event
+
+
+def _time(value: object, *, latest: int) -> int | Unreadable:
+    if value is None or value == "":
+        return Unreadable(Reason.EVENT_TIME_MISSING, "no eventTime")
+    time = parse_time(value)
+    if time is None:
+        return Unreadable(Reason.EVENT_TIME_UNPARSEABLE, "eventTime is not an ISO 8601 time")
+    if time > latest:
+        return Unreadable(Reason.EVENT_TIME_FUTURE, "eventTime lies too far ahead")
+    return time
 
 
 def parse_time(value: object) -> int | None:
@@ -257,10 +260,8 @@ def parse_time(value: object) -> int | None:
 
 def content_digest(body: bytes) -> str:
     """A digest that is the same however keys are ordered and white space is set."""
-    try:
+    with contextlib.suppress(ValueError):  # what orjson refuses is compared byte by byte
         body = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
-    except ValueError:  # what orjson refuses is compared byte by byte
-        pass
     return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
@@ -365,7 +366,7 @@ def _classify(body: bytes, error: Exception) -> Unreadable:
 
 
 def _without_values(error: Exception) -> str:
-    """msgspec's message names types and paths; only an `Invalid value` may quote, so it is cut."""
+    """Msgspec's message names types and paths; only an `Invalid value` may quote, so it is cut."""
     text = str(error)
     if text.startswith("Invalid"):
         _, _, place = text.partition(" - at ")

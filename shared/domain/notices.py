@@ -73,9 +73,7 @@ def _consent(before: ConsentState, after: ConsentState) -> Iterator[Notice]:
         yield Notice("consent.conflict")
 
 
-def _product_request(
-    before: ProductRequestState, after: ProductRequestState
-) -> Iterator[Notice]:
+def _product_request(before: ProductRequestState, after: ProductRequestState) -> Iterator[Notice]:
     if after.order is not None and after.order != before.order:
         yield Notice("product_request.received")
     for name, outcome in after.products.items():

@@ -115,7 +115,6 @@ class ProductRequestState(Struct, frozen=True, tag="product_request", omit_defau
         return self.outcomes.get(name, Outcome())
 
 
-
 def step(
     state: ProductRequestState, at: Position, fact: OrderFact | OutcomeFact
 ) -> ProductRequestState:

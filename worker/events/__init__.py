@@ -1,0 +1,1 @@
+"""Events into state, history and outbox."""

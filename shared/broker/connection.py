@@ -1,0 +1,92 @@
+"""A connection that is kept up.
+
+aio-pika's robust connection hides a loss from its users: publishes wait and consumers fall
+silent. Here a loss is an event: the session ends, its users are told, and a new one is built
+from nothing. Publishing and consuming never share a connection, since a broker under an alarm
+stops reading from publishers.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from shared.broker.faults import LOST, translate
+from shared.config import BrokerConfig
+from shared.errors import CorreioError
+from shared.logs import get_logger
+
+log = get_logger(__name__)
+
+Session = Callable[[AbstractConnection], Awaitable[None]]
+
+
+async def keep_connected(config: BrokerConfig, *, name: str, session: Session) -> None:
+    """Connect and run `session` on the connection, again and again until cancelled.
+
+    `session` returns or raises when the connection is of no more use to it. A session that
+    stood resets the backoff, which otherwise doubles up to ``broker.reconnect_max``.
+    """
+
+    def lost(retry: RetryCallState) -> None:
+        error = retry.outcome.exception() if retry.outcome else None
+        said = str(translate(error)) if error else None
+        log.warning("broker.unavailable", worker=name, error=said, attempt=retry.attempt_number)
+
+    while True:
+        backoff = wait_random_exponential(multiplier=0.1, max=config.reconnect_max)
+        async for attempt in AsyncRetrying(
+            wait=backoff,
+            retry=retry_if_exception_type((*LOST, CorreioError)),
+            before_sleep=lost,
+        ):
+            with attempt:
+                await _connect_and_serve(config, name=name, session=session)
+
+
+async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Session) -> None:
+    """One connection, from its opening to its loss. A loss after a good start is no failure."""
+    async with asyncio.timeout(config.connect_timeout):
+        connection = await aio_pika.connect(
+            config.url.reveal(),
+            timeout=config.connect_timeout,
+            heartbeat=config.heartbeat,
+            client_properties={"connection_name": f"correio {name}"},
+        )
+    try:
+        await session(connection)
+        log.info("broker.session_ended", worker=name)
+    finally:
+        await _close(connection)
+
+
+async def _close(connection: AbstractConnection) -> None:
+    """Close politely, but never wait for a peer that does not answer."""
+    with contextlib.suppress(*LOST):
+        async with asyncio.timeout(1):
+            await connection.close()
+
+
+def lost(connection: AbstractConnection) -> asyncio.Future[None]:
+    """A future that is done once the connection has closed, for whatever reason."""
+    transport = connection.transport
+    if transport is None:
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        gone.set_result(None)
+        return gone
+    closing: asyncio.Future[None] = transport.connection.closing
+    return closing
+
+
+async def first_of(*awaitables: Awaitable[object]) -> None:
+    """Return when any of them is done, however it ended; cancel the others."""
+    waiting = [asyncio.ensure_future(one) for one in awaitables]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)

@@ -1,0 +1,47 @@
+"""What aio-pika, aiormq and the socket raise, in Correio's own words."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiormq.exceptions as amqp
+
+from shared.errors import (
+    BrokerUnavailableError,
+    CorreioError,
+    RejectedError,
+    TopologyError,
+    UnroutableError,
+)
+
+LOST = (amqp.AMQPError, ConnectionError, OSError, TimeoutError, RuntimeError)
+"""What a lost or refused connection raises; RuntimeError comes from a channel that is closed."""
+
+
+def translate(error: BaseException) -> CorreioError:
+    """The error of ours that says what to do about `error`."""
+    match error:
+        case CorreioError():
+            return error
+        case amqp.PublishError():
+            return UnroutableError("the broker returned a message: no queue takes it")
+        case amqp.DeliveryError():
+            return RejectedError("the broker refused a message")
+        case amqp.ChannelPreconditionFailed() | amqp.ChannelAccessRefused():
+            return TopologyError(_words(error))
+        case amqp.ChannelNotFoundEntity():
+            return TopologyError(f"{_words(error)}; run `correio migrate`")
+        case _:
+            return BrokerUnavailableError(f"{type(error).__name__}: {_words(error)}")
+
+
+def _words(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else "no details"
+
+
+@contextlib.asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Raise what `translate` makes of a fault inside the block."""
+    try:
+        yield
+    except LOST as error:
+        raise translate(error) from error

@@ -1,0 +1,119 @@
+"""Publishing with confirms: a publish returns once the broker answers for every message."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import aiormq
+from aio_pika.abc import AbstractConnection
+from msgspec import Struct
+from pamqp.commands import Basic
+
+from shared.broker import topology
+from shared.broker.connection import first_of, keep_connected
+from shared.broker.faults import LOST, translate
+from shared.config import BrokerConfig
+from shared.errors import BrokerUnavailableError
+from shared.ids import new_id
+
+PERSISTENT = 2
+
+
+class Outgoing(Struct, frozen=True):
+    """One message to publish. `exchange` and `routing_key` are names of `topology`."""
+
+    body: bytes
+    exchange: str
+    routing_key: str
+    headers: Mapping[str, Any] = {}
+
+
+class Publisher(Protocol):
+    """What those who publish need of the broker."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether a publish has a chance right now."""
+        ...
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish persistent, mandatory messages; return once all are confirmed as routed.
+
+        Put it inside ``asyncio.timeout()``: a frozen broker answers nothing at all. When it
+        raises, any of the messages may have arrived all the same.
+
+        Raises:
+            BrokerUnavailableError: not connected, or the connection broke meanwhile.
+            UnroutableError: the broker returned a message.
+            RejectedError: the broker refused one.
+        """
+        ...
+
+
+class ConfirmingPublisher:
+    """The real publisher: one connection, one channel, kept up by `run`."""
+
+    def __init__(self, config: BrokerConfig, *, name: str, queue: str) -> None:
+        """`queue` must exist before the publisher counts as connected."""
+        self._config = config
+        self._name = name
+        self._queue = queue
+        self._channel: aiormq.Channel | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a publish has a chance right now."""
+        return self._channel is not None
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled."""
+        await keep_connected(self._config, name=self._name, session=self._serve)
+
+    async def wait_connected(self) -> None:
+        """Return once connected."""
+        while not self.connected:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _serve(self, connection: AbstractConnection) -> None:
+        await topology.require(connection, self._queue, self._config)
+        outer = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        channel = cast("aiormq.Channel", await outer.get_underlay_channel())
+        self._channel = channel
+        self._changed.set()
+        try:
+            await first_of(channel.closing)
+        finally:
+            self._channel = None
+            self._changed.set()
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish and await every confirm; see `Publisher.publish`."""
+        channel = self._channel
+        if channel is None:
+            raise BrokerUnavailableError("not connected")
+        outcomes = await asyncio.gather(
+            *(self._publish_one(channel, message) for message in messages), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, LOST):
+                raise translate(outcome) from outcome
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _publish_one(self, channel: aiormq.Channel, message: Outgoing) -> None:
+        confirm = await channel.basic_publish(
+            message.body,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            properties=Basic.Properties(
+                delivery_mode=PERSISTENT,
+                message_id=new_id(),  # never the event's own id: returns are matched by it
+                headers=dict(message.headers),
+            ),
+            mandatory=True,
+            wait=False,
+        )
+        if not isinstance(confirm, Basic.Ack):
+            raise BrokerUnavailableError(f"unexpected confirm: {type(confirm).__name__}")

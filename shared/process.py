@@ -1,0 +1,84 @@
+"""What every process does around its own work: configuration, logs, signals, health."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import uvloop
+from prometheus_client import REGISTRY
+
+from shared.config import Config, load_config
+from shared.errors import ConfigError
+from shared.logs import configure_logs, get_logger
+from shared.ops import Check, OpsServer
+
+log = get_logger(__name__)
+
+EXIT_USAGE = 2
+
+
+class Service(Protocol):
+    """A process's own work."""
+
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        """What ``/readyz`` asks."""
+        ...
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then finish what is in hand and return."""
+        ...
+
+
+def main(role: str, build: Callable[[Config], Service]) -> int:
+    """Run a service until SIGTERM or SIGINT; return the exit status.
+
+    2 means that the configuration cannot be used; the reason goes to standard error.
+    """
+    try:
+        config = load_config()
+    except ConfigError as error:
+        print(f"correio {role}: {error}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
+        return EXIT_USAGE
+    configure_logs(config.log, role=role)
+    return uvloop.run(_run(config, build))
+
+
+async def _run(config: Config, build: Callable[[Config], Service]) -> int:
+    service = build(config)
+    ops = OpsServer(config.ops, checks=service.checks, registry=REGISTRY)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stopping, stop, number)
+    await ops.start()
+    log.info("process.started", pid=os.getpid(), port=ops.port)
+    try:
+        await service.run(stop)
+    finally:
+        await ops.stop()
+        log.info("process.stopped", pid=os.getpid())
+    return 0
+
+
+def _stopping(stop: asyncio.Event, number: signal.Signals) -> None:
+    log.info("process.stopping", signal=number.name)
+    stop.set()
+
+
+async def run_until(stop: asyncio.Event, *tasks: Awaitable[object]) -> None:
+    """Run background tasks until `stop` is set or one of them fails, which is raised."""
+    running = [asyncio.ensure_future(task) for task in tasks]
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
+        for task in running:
+            if task.done():
+                task.result()
+    finally:
+        for task in (stopping, *running):
+            task.cancel()
+        await asyncio.gather(stopping, *running, return_exceptions=True)
