@@ -1,0 +1,34 @@
+"""Real brokers: a node for each test process, a virtual host for each test, or a whole node."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.provide import private_node
+from deploy.local.rabbitmq import Node
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def broker_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The node that this test process shares; never stop, pause or wipe it."""
+    with private_node(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
+
+
+@pytest.fixture
+def broker_url(broker_node: Node) -> Iterator[str]:
+    """URL of a virtual host that is empty at first and deleted after the test."""
+    name = f"test-{next(_numbers)}"
+    yield broker_node.add_vhost(name)
+    broker_node.delete_vhost(name)
+
+
+@pytest.fixture
+def private_broker(tmp_path: Path) -> Iterator[Node]:
+    """A node of the test's own, running, to be stopped, killed, paused or wiped (5 s to start)."""
+    with private_node(tmp_path / "rabbitmq") as node:
+        yield node
