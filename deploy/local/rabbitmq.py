@@ -15,7 +15,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import quote
 
 from deploy.local import tether
@@ -56,28 +56,6 @@ raft.wal_max_size_bytes = 33554432
 
 class BrokerError(Exception):
     """No broker can be had; the message says why and what to do."""
-
-
-class Broker(Protocol):
-    """A RabbitMQ that answers at `url`, whoever started it."""
-
-    @property
-    def url(self) -> str:
-        """Its AMQP URL, with the password."""
-        ...
-
-    @property
-    def origin(self) -> str:
-        """What it is, for a person to read."""
-        ...
-
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        ...
-
-    def stop(self) -> None:
-        """End it if it is ours to end."""
-        ...
 
 
 def find_scripts() -> Path | None:
@@ -293,8 +271,8 @@ class Node:
         for name in ("data", "log"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        self._password = _kept(self.folder / "password")
-        _kept(self.folder / ".erlang.cookie", mode=0o400)
+        self._password = kept_secret(self.folder / "password")
+        kept_secret(self.folder / ".erlang.cookie", mode=0o400)
         config = _CONFIG.format(
             address=LOOPBACK, port=self.port, user=USER, password=self._password
         )
@@ -362,7 +340,7 @@ class Node:
         return done.stdout.strip()
 
 
-def _kept(path: Path, *, mode: int = 0o600) -> str:
+def kept_secret(path: Path, *, mode: int = 0o600) -> str:
     """The secret kept in a file, made at random when there is none yet."""
     if not path.exists():
         path.touch(mode=0o600)

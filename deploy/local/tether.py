@@ -24,6 +24,14 @@ EXIT_ORPHANED = 3
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tether")
 
 
+def bound(
+    command: Sequence[str | Path], *, when_orphaned: signal.Signals = signal.SIGTERM
+) -> list[str]:
+    """The command line that runs `command` bound to the thread that forks it."""
+    launcher = [sys.executable, "-IS", __file__, str(when_orphaned.value), str(os.getpid())]
+    return [*launcher, *map(str, command)]
+
+
 def spawn(
     command: Sequence[str | Path],
     *,
@@ -41,12 +49,11 @@ def spawn(
         when_orphaned: the signal it gets when this process dies first.
         cwd: its working folder.
     """
-    launcher = [sys.executable, "-IS", __file__, str(when_orphaned.value), str(os.getpid())]
 
     def start() -> subprocess.Popen[bytes]:
         with output.open("ab") as sink:
             return subprocess.Popen(
-                [*launcher, *map(str, command)],
+                bound(command, when_orphaned=when_orphaned),
                 env=dict(env),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,

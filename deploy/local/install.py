@@ -1,0 +1,59 @@
+"""RabbitMQ from the distribution's packages, where we may install them."""
+
+import os
+import shutil
+import subprocess
+
+from deploy.local.rabbitmq import BrokerError
+
+REFUSAL_VARIABLE = "CORREIO_NO_INSTALL"
+"""Set it to keep the local stack from installing anything outside its folder."""
+
+# The package's service is neither started now (the policy says no, and goes again) nor at boot:
+# the machine's user asked for a private node, not for a broker of the machine.
+_APT = """
+set -e
+policy=/usr/sbin/policy-rc.d
+made=
+trap 'test -z "$made" || rm -f "$policy"' EXIT
+trap 'exit 1' HUP INT TERM
+if [ ! -e "$policy" ]; then
+    made=yes
+    printf '#!/bin/sh\\nexit 101\\n' >"$policy"
+    chmod 755 "$policy"
+fi
+apt-get -q -o DPkg::Lock::Timeout=120 update
+apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends rabbitmq-server
+if [ -d /run/systemd/system ]; then systemctl disable --quiet rabbitmq-server; fi
+"""
+
+
+def may_install() -> bool:
+    """Whether packages can be installed without asking anybody for a password."""
+    if os.environ.get(REFUSAL_VARIABLE) or shutil.which("apt-get") is None:
+        return False
+    if os.geteuid() == 0:
+        return True
+    if shutil.which("sudo") is None:
+        return False
+    return subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0
+
+
+def install_rabbitmq() -> None:
+    """Install ``rabbitmq-server`` without starting the machine's own broker.
+
+    Raises:
+        BrokerError: the package manager failed; its last words are in the message.
+    """
+    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    done = subprocess.run(
+        [*become_root, "env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", _APT],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise BrokerError(f"installing rabbitmq-server failed:\n{done.stdout[-2000:]}")
