@@ -1,0 +1,54 @@
+# Correio. `make` lists the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+FOLDER ?= var
+ARGS ?=
+PYTHON ?= $(shell deploy/find-python.sh)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo run test test-deep lint format check-bare clean
+
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## Make .venv with Correio and its pinned dependencies
+
+$(STAMP): pyproject.toml constraints.txt deploy/make-venv.sh
+	@deploy/make-venv.sh $(VENV) "$(PYTHON)"
+	@touch $@
+
+demo: $(STAMP) ## Play the ten documented events on a private broker and judge the result
+	@$(BIN)/python -m deploy.local demo $(ARGS)
+
+run: $(STAMP) ## Bring everything up until Ctrl-C, with its data in FOLDER (default: var)
+	@$(BIN)/python -m deploy.local run --folder $(FOLDER) $(ARGS)
+
+test: $(STAMP) ## Run every test but the deep ones; ARGS goes to pytest
+	@$(BIN)/python -m deploy.local prepare
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep" $(ARGS)
+
+test-deep: $(STAMP) ## Run the tests with many examples
+	@$(BIN)/python -m deploy.local prepare
+	$(BIN)/python -m pytest -m deep $(ARGS)
+
+lint: $(STAMP) ## Check style, types and the rules of who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check-bare: ## Clone the last commit into a fresh folder; run demo, test and lint there
+	@deploy/check-bare.sh
+
+clean: ## Remove .venv and every cache; FOLDER stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './var/*' -prune -exec rm -rf {} +
