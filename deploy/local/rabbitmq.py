@@ -54,6 +54,13 @@ raft.wal_max_size_bytes = 33554432
 """
 
 
+# Erlang asks for "localhost" by name; not every machine or container can resolve it.
+_INETRC = """\
+{host, {127,0,0,1}, ["localhost"]}.
+{lookup, [file, native]}.
+"""
+
+
 class BrokerError(Exception):
     """No broker can be had; the message says why and what to do."""
 
@@ -280,6 +287,7 @@ class Node:
         (self.folder / "advanced.config").write_text("[].\n")
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "rabbitmq-env.conf").write_text("")
+        (self.folder / "inetrc").write_text(_INETRC)
 
     def _environment(self) -> dict[str, str]:
         _, distribution, epmd = self._ports
@@ -290,6 +298,7 @@ class Node:
             "LANG": "C.UTF-8",
             "ERL_EPMD_PORT": str(epmd),
             "ERL_EPMD_ADDRESS": LOOPBACK,
+            "ERL_INETRC": str(folder / "inetrc"),
             "RABBITMQ_NODENAME": NODE_NAME,
             "RABBITMQ_DIST_PORT": str(distribution),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
