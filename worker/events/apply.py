@@ -1,0 +1,169 @@
+"""One batch, one transaction: find, lock, fold, write.
+
+A batch that the store refuses for its content is split until the culprit stands alone, which
+then goes to the quarantine. An unreachable store is nobody's fault and is raised.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random
+
+from shared.clock import Clock
+from shared.config import Config
+from shared.domain.events import Event, Reason
+from shared.domain.keys import AggregateKey
+from shared.domain.product_request import ProductRequestState, settle
+from shared.errors import StoreConflictError, StoreUnavailableError
+from shared.logs import get_logger
+from shared.store.port import EventStore
+from shared.store.rows import Aggregate, Changes, FoldedEntry
+from worker.events import fold, metrics
+from worker.events.arrivals import Arrival, Decoded, decode_all
+from worker.events.fanout import Subscriptions
+
+log = get_logger(__name__)
+
+QUARANTINED = "quarantined"
+DUPLICATE = "duplicate"
+
+
+class Applier:
+    """Applies batches of arrivals to a store."""
+
+    def __init__(self, store: EventStore, config: Config, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._future_tolerance = int(config.events.future_tolerance * 1000)
+        self._subscriptions = Subscriptions(config.endpoint)
+        self._applications: Mapping[str, Sequence[str]] = {
+            source.name: source.partner_app_ids for source in config.source
+        }
+
+    async def apply(self, arrivals: Sequence[Arrival]) -> None:
+        """Apply arrivals durably, each exactly once; they may be repetitions of earlier ones.
+
+        Raises:
+            StoreUnavailableError: nothing, or only a leading part, was applied; apply all again.
+        """
+        try:
+            await self._apply_together(arrivals)
+        except StoreUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the others
+            log.warning("events.refused", count=len(arrivals), error_type=type(error).__name__)
+            if len(arrivals) == 1:
+                await self._quarantine(arrivals[0], Reason.REFUSED_BY_STORE, type(error).__name__)
+                return
+            metrics.SPLITS.inc()
+            middle = len(arrivals) // 2
+            await self.apply(arrivals[:middle])
+            await self.apply(arrivals[middle:])
+
+    async def quarantine_dead(self, arrivals: Sequence[Arrival]) -> None:
+        """Put what the broker dead-lettered into the quarantine."""
+        for arrival in arrivals:
+            await self._quarantine(arrival, Reason.DEAD_LETTERED, "returned too often")
+
+    async def settle(self, key: AggregateKey) -> None:
+        """Settle a product request over which the quiet period has passed."""
+        async for attempt in _until_no_conflict():
+            with attempt:
+                async with self._store.transaction() as transaction:
+                    loaded = await transaction.lock_aggregates([key])
+                    state = loaded[key].state
+                    if not isinstance(state, ProductRequestState) or not state.settles:
+                        return
+                    folder = self._folder(loaded, histories={})
+                    await transaction.write(folder.change(key, settle(state)))
+
+    async def _apply_together(self, arrivals: Sequence[Arrival]) -> None:
+        started = time.perf_counter()
+        batch = decode_all(
+            arrivals,
+            now=self._clock.now(),
+            future_tolerance=self._future_tolerance,
+            applications=self._applications,
+        )
+        decoded = time.perf_counter()
+        async for attempt in _until_no_conflict():
+            with attempt:
+                changes, folding = await self._commit(batch)
+        metrics.FOLD_SECONDS.observe(decoded - started + folding)
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - decoded)
+        self._account(batch, changes)
+
+    async def _commit(self, batch: Sequence[Decoded]) -> tuple[Changes, float]:
+        """Find, lock, fold, write; returns what was written and the seconds spent folding."""
+        async with self._store.transaction() as transaction:
+            refs = fold.refs(batch)
+            known = await transaction.find_events(refs) if refs else {}
+            readable = sum(isinstance(one.content, Event) for one in batch)
+            numbers = await transaction.reserve(readable) if readable else []
+            sifted = fold.sift(batch, known=known, numbers=numbers)
+            keys = sifted.keys
+            loaded = await transaction.lock_aggregates(keys) if keys else {}
+            late = fold.late_aggregates(sifted.fresh, loaded)
+            histories = await transaction.histories(late) if late else {}
+            started = time.perf_counter()
+            changes = self._folder(loaded, histories=histories).fold(sifted)
+            folding = time.perf_counter() - started
+            await transaction.write(changes)
+        return changes, folding
+
+    def _folder(
+        self,
+        loaded: Mapping[AggregateKey, Aggregate],
+        *,
+        histories: Mapping[int, Sequence[FoldedEntry]],
+    ) -> fold.Folder:
+        return fold.Folder(
+            loaded,
+            histories=histories,
+            subscriptions=self._subscriptions,
+            now=self._clock.now(),
+        )
+
+    async def _quarantine(self, arrival: Arrival, reason: Reason, detail: str) -> None:
+        entry = fold.quarantined(arrival, reason=reason, detail=detail)
+        async with self._store.transaction() as transaction:
+            await transaction.write(Changes(quarantined=[entry]))
+        metrics.QUARANTINED.labels(arrival.source, reason.value).inc()
+        log.warning(
+            "event.quarantined",
+            source=arrival.source,
+            batch_id=arrival.batch_id,
+            reason=reason.value,
+        )
+
+    def _account(self, batch: Sequence[Decoded], changes: Changes) -> None:
+        """Count, and write the batch's one line, after its commit."""
+        now = self._clock.now()
+        tally: dict[str, int] = {}
+        for event in changes.events:
+            tally[event.label] = tally.get(event.label, 0) + 1
+            metrics.EVENTS.labels(event.source, event.label.value).inc()
+            metrics.LAG_SECONDS.observe(max(0, now - event.received_at) / 1000)
+        for entry in changes.quarantined:
+            metrics.EVENTS.labels(entry.source, QUARANTINED).inc()
+            metrics.QUARANTINED.labels(entry.source, entry.reason).inc()
+        for transition in changes.transitions:
+            metrics.NOTICES.labels(transition.type).inc()
+        repeated = sum(changes.duplicates.values())
+        if repeated:
+            metrics.EVENTS.labels(batch[0].arrival.source, DUPLICATE).inc(repeated)
+            tally[DUPLICATE] = repeated
+        if changes.quarantined:
+            tally[QUARANTINED] = len(changes.quarantined)
+        metrics.BATCH_SIZE.observe(len(batch))
+        log.info("events.applied", count=len(batch), **tally)
+
+
+def _until_no_conflict() -> AsyncRetrying:
+    """Run a transaction again for as long as other writers get in between."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(StoreConflictError),
+        wait=wait_random(0.001, 0.02),
+        after=lambda _state: metrics.CONFLICTS.inc(),
+        reraise=True,
+    )

@@ -1,0 +1,271 @@
+"""Folding a batch in memory: from decoded arrivals and what the store knows to what to write.
+
+Nothing here waits or writes: the pipeline loads, this folds, the pipeline commits.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from shared.domain import aggregates, notices
+from shared.domain.aggregates import Fact, State
+from shared.domain.events import Event, Unreadable, content_digest
+from shared.domain.keys import AggregateKey, Position
+from shared.ids import new_id
+from shared.store.rows import (
+    Aggregate,
+    Changes,
+    DeliveryState,
+    EventRef,
+    FoldedEntry,
+    HistoryEntry,
+    KnownEvent,
+    Label,
+    NewDelivery,
+    NewEvent,
+    NewQuarantined,
+    NewTransition,
+)
+from worker.events.arrivals import Arrival, Decoded
+from worker.events.fanout import Subscriptions
+
+
+class Fresh(Struct, frozen=True):
+    """An event that the store does not hold yet, with the number it will be stored under."""
+
+    seq: int
+    variant: int
+    arrival: Arrival
+    event: Event
+
+    @property
+    def order(self) -> Position:
+        """Folding a batch in this order spares most of its late events."""
+        return self.event.position(self.event.facts[0][1])
+
+
+class Sifted(Struct, frozen=True):
+    """A batch told apart: what is new, what came again, what cannot be read."""
+
+    fresh: list[Fresh]
+    duplicates: dict[int, int]
+    unreadable: list[Decoded]
+    replayed: list[str]
+
+    @property
+    def keys(self) -> set[AggregateKey]:
+        """Every aggregate that the new events speak of."""
+        return {key for one in self.fresh for key, _ in one.event.facts}
+
+
+def refs(batch: Iterable[Decoded]) -> set[EventRef]:
+    """What the source calls the readable events of a batch."""
+    return {_ref(one.content) for one in batch if isinstance(one.content, Event)}
+
+
+def sift(
+    batch: Iterable[Decoded],
+    *,
+    known: Mapping[EventRef, Sequence[KnownEvent]],
+    numbers: Sequence[int],
+) -> Sifted:
+    """Tell new events from repeated ones, within the batch and against the store.
+
+    Args:
+        batch: in the order of arrival.
+        known: what the store holds under the batch's references.
+        numbers: fresh event numbers, at least as many as the batch has events.
+    """
+    stored = {ref: list(found) for ref, found in known.items()}
+    number = iter(numbers)
+    sifted = Sifted([], {}, [], [])
+    for one in batch:
+        if isinstance(one.content, Unreadable):
+            sifted.unreadable.append(one)
+            continue
+        if one.arrival.quarantine_id:
+            sifted.replayed.append(one.arrival.quarantine_id)
+        variants = stored.setdefault(_ref(one.content), [])
+        same = next((e for e in variants if e.content == one.content.content), None)
+        if same is not None:
+            sifted.duplicates[same.seq] = sifted.duplicates.get(same.seq, 0) + 1
+            continue
+        fresh = Fresh(next(number), len(variants), one.arrival, one.content)
+        variants.append(KnownEvent(fresh.seq, fresh.variant, one.content.content))
+        sifted.fresh.append(fresh)
+    return sifted
+
+
+def late_aggregates(fresh: Iterable[Fresh], loaded: Mapping[AggregateKey, Aggregate]) -> set[int]:
+    """Aggregates whose history must be read because an event comes late to them."""
+    return {
+        loaded[key].id
+        for one in fresh
+        for key, fact in one.event.facts
+        if aggregates.needs_history(loaded[key].state, one.event.position(fact))
+    }
+
+
+class Folder:
+    """Folds the events of one batch onto the aggregates that were loaded and locked for it."""
+
+    def __init__(
+        self,
+        loaded: Mapping[AggregateKey, Aggregate],
+        *,
+        histories: Mapping[int, Sequence[FoldedEntry]],
+        subscriptions: Subscriptions,
+        now: int,
+    ) -> None:
+        self._current = dict(loaded)
+        self._touched: dict[AggregateKey, None] = {}
+        self._histories = {
+            number: [(entry.at, entry.fact) for entry in entries]
+            for number, entries in histories.items()
+        }
+        self._subscriptions = subscriptions
+        self._now = now
+        self._changes = Changes()
+
+    def fold(self, sifted: Sifted) -> Changes:
+        """Everything that this batch writes."""
+        for one in sorted(sifted.fresh, key=lambda fresh: fresh.order):
+            self._fold_event(one)
+        self._changes.aggregates += [self._current[key] for key in self._touched]
+        self._changes.duplicates = sifted.duplicates
+        self._changes.replayed = sifted.replayed
+        self._changes.quarantined += [
+            quarantined(one.arrival, reason=one.content.reason, detail=one.content.detail)
+            for one in sifted.unreadable
+            if isinstance(one.content, Unreadable)
+        ]
+        return self._changes
+
+    def change(self, key: AggregateKey, after: State) -> Changes:
+        """What a change that no event caused writes."""
+        self._move(key, after, event_seq=None, traceparent="")
+        self._changes.aggregates.append(self._current[key])
+        return self._changes
+
+    def _fold_event(self, one: Fresh) -> None:
+        changed = late = False
+        for key, fact in one.event.facts:
+            at = one.event.position(fact)
+            before = self._current[key].state
+            after = self._next_state(key, at, fact)
+            changed = changed or aggregates.changed(before, after)
+            late = late or aggregates.comes_late(before, at)
+            self._move(key, after, event_seq=one.seq, traceparent=one.arrival.traceparent)
+            self._changes.history.append(HistoryEntry(self._current[key].id, one.seq, fact))
+        self._changes.events.append(_new_event(one, _label(one, changed=changed, late=late)))
+
+    def _next_state(self, key: AggregateKey, at: Position, fact: Fact) -> State:
+        current = self._current[key]
+        history = self._histories.get(current.id)
+        if history is not None:
+            history.append((at, fact))
+        if not aggregates.needs_history(current.state, at):
+            return aggregates.step(current.state, at, fact)
+        if history is None:  # the pipeline loads the history of every aggregate this can reach
+            raise LookupError(f"no history was loaded for a late {key.kind} event")
+        return aggregates.refold(current.state, history)
+
+    def _move(
+        self, key: AggregateKey, after: State, *, event_seq: int | None, traceparent: str
+    ) -> None:
+        current = self._current[key]
+        previous = aggregates.status_of(current.state)
+        for version, notice in zip(
+            count(current.version + 1), notices.notices(current.state, after), strict=False
+        ):
+            told = notices.data(key, version=version, previous=previous, state=after)
+            self._changes.transitions.append(
+                NewTransition(
+                    aggregate_id=current.id,
+                    version=version,
+                    type=notice.type,
+                    from_status=previous,
+                    to_status=aggregates.status_of(after),
+                    event_seq=event_seq,
+                    at=self._now,
+                    data=_encode({**told, **notice.extra}),
+                )
+            )
+            self._changes.deliveries += self._deliveries(
+                current.id, version, notice.type, traceparent
+            )
+            previous = aggregates.status_of(after)
+            current = replace(current, version=version)
+        self._current[key] = replace(current, state=after)
+        self._touched[key] = None
+
+    def _deliveries(
+        self, aggregate_id: int, version: int, notice_type: str, traceparent: str
+    ) -> list[NewDelivery]:
+        return [
+            NewDelivery(
+                id=new_id(),
+                aggregate_id=aggregate_id,
+                version=version,
+                endpoint=endpoint,
+                type=notice_type,
+                state=DeliveryState.PENDING,
+                due_at=self._now,
+                traceparent=traceparent,
+            )
+            for endpoint in self._subscriptions.of(notice_type)
+        ]
+
+
+def quarantined(arrival: Arrival, *, reason: str, detail: str) -> NewQuarantined:
+    """A quarantine entry for something that arrived and cannot be folded."""
+    return NewQuarantined(
+        id=new_id(),
+        reason=reason,
+        detail=detail,
+        source=arrival.source,
+        batch_id=arrival.batch_id,
+        received_at=arrival.received_at,
+        content=content_digest(arrival.body),
+        body=arrival.body,
+        traceparent=arrival.traceparent,
+    )
+
+
+def _encode(data: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(data)
+
+
+def _ref(event: Event) -> EventRef:
+    return EventRef(event.partner_app_id, event.event_id)
+
+
+def _label(one: Fresh, *, changed: bool, late: bool) -> Label:
+    """What became of a new event (domain.md, "How one arriving event is labelled")."""
+    if one.variant:
+        return Label.DIVERGENT
+    if changed:
+        return Label.APPLIED
+    return Label.STALE if late else Label.RECORDED
+
+
+def _new_event(one: Fresh, label: Label) -> NewEvent:
+    return NewEvent(
+        seq=one.seq,
+        ref=_ref(one.event),
+        variant=one.variant,
+        content=one.event.content,
+        type=one.event.type,
+        name=one.event.name,
+        time=one.event.time,
+        label=label,
+        source=one.arrival.source,
+        batch_id=one.arrival.batch_id,
+        received_at=one.arrival.received_at,
+        body=one.arrival.body,
+        traceparent=one.arrival.traceparent,
+    )

@@ -1,0 +1,36 @@
+"""What the events worker measures."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+EVENTS = Counter(
+    "correio_events_total", "Events by what became of them.", labelnames=("source", "label")
+)
+QUARANTINED = Counter(
+    "correio_events_quarantined_total",
+    "Events put into quarantine, by reason.",
+    labelnames=("source", "reason"),
+)
+NOTICES = Counter("correio_notices_total", "Versions written, by notice type.", ("type",))
+BATCH_SIZE = Histogram(
+    "correio_events_batch_size",
+    "Events in one transaction.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+)
+FOLD_SECONDS = Histogram(
+    "correio_events_fold_seconds",
+    "Time to decode and fold one batch.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25),
+)
+COMMIT_SECONDS = Histogram(
+    "correio_events_commit_seconds",
+    "Time of one whole store transaction, folding included.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+LAG_SECONDS = Histogram(
+    "correio_events_lag_seconds",
+    "Time from the receiver's having an event to the commit of its effect.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600),
+)
+SPLITS = Counter("correio_events_batch_splits_total", "Batches split to find a culprit.")
+CONFLICTS = Counter("correio_events_conflicts_total", "Transactions run again after a conflict.")
+PAUSED = Gauge("correio_events_paused", "1 while consumption is paused for the store.")

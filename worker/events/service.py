@@ -1,0 +1,127 @@
+"""The events worker as a process: broker, store and pipelines put together."""
+
+import asyncio
+from collections.abc import Mapping
+
+from shared.store.open import open_store
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from shared.broker import topology
+from shared.broker.consumer import BatchConsumer
+from shared.clock import Clock, SystemClock
+from shared.config import Config
+from shared.errors import SchemaError, StoreConflictError, StoreUnavailableError
+from shared.logs import get_logger
+from shared.ops import Check
+from shared.store.port import Store
+from worker.events.apply import Applier
+from worker.events.pipeline import Apply, Pipeline
+
+log = get_logger(__name__)
+
+SETTLE_INTERVAL = 5.0
+SETTLE_BATCH = 500
+
+
+def build(config: Config) -> "EventsService":
+    """The service that ``python -m worker events`` runs."""
+    return EventsService(config, store=open_store(config.store), clock=SystemClock())
+
+
+class EventsService:
+    """Consumes events and applies them; picks dead letters up; settles quiet requests."""
+
+    def __init__(self, config: Config, *, store: Store, clock: Clock) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._store_fault: str | None = "not connected yet"
+        self._events = BatchConsumer(
+            config.broker,
+            name="worker events",
+            queue=topology.EVENTS,
+            prefetch=config.events.prefetch,
+        )
+        self._dead = BatchConsumer(
+            config.broker, name="worker events, dead letters", queue=topology.DEAD, prefetch=100
+        )
+        self._applier = Applier(store, config, clock=clock)
+
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        """Ready while the store has been opened and the broker delivers."""
+        return {
+            "store": lambda: self._store_fault,
+            "broker": lambda: None if self._events.consuming else "not consuming",
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then finish and acknowledge the batch in hand."""
+        opening = asyncio.ensure_future(self._open_store())
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            opening.cancel()
+            return
+        opening.result()
+        try:
+            await self._work(stop)
+        finally:
+            stopping.cancel()
+            await self._store.close()
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(self._events.run()),
+                group.create_task(self._dead.run()),
+                group.create_task(self._settle()),
+            ]
+            pipelines = [
+                group.create_task(self._pipeline(self._events, self._applier.apply).run(stop)),
+                group.create_task(
+                    self._pipeline(self._dead, self._applier.quarantine_dead).run(stop)
+                ),
+            ]
+            await asyncio.wait(pipelines)
+            for task in background:
+                task.cancel()
+
+    def _pipeline(self, consumer: BatchConsumer, apply: Apply) -> Pipeline:
+        return Pipeline(
+            consumer,
+            apply,
+            ping=self._store.ping,
+            config=self._config.events,
+            clock=self._clock,
+        )
+
+    async def _open_store(self) -> None:
+        """Open the store, waiting for it for as long as it takes."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type((StoreUnavailableError, SchemaError)),
+            wait=wait_random_exponential(multiplier=0.1, max=self._config.events.pause_max),
+            sleep=self._clock.sleep,
+        ):
+            with attempt:
+                try:
+                    await self._store.start()
+                except (StoreUnavailableError, SchemaError) as error:
+                    self._store_fault = str(error)
+                    log.warning("store.unavailable", error=str(error))
+                    raise
+        self._store_fault = None
+
+    async def _settle(self) -> None:
+        """Settle product requests over which the quiet period has passed, for ever."""
+        quiet = int(self._config.events.quiet_period * 1000)
+        while True:
+            try:
+                keys = await self._store.unsettled(
+                    quiet_since=self._clock.now() - quiet, limit=SETTLE_BATCH
+                )
+                for key in keys:
+                    await self._applier.settle(key)
+            except (StoreUnavailableError, StoreConflictError) as error:
+                log.warning("settle.failed", error_type=type(error).__name__)
+            await self._clock.sleep(SETTLE_INTERVAL)
