@@ -18,7 +18,7 @@ WITHHELD = "[withheld]"
 
 ALLOWED_FIELDS: frozenset[str] = frozenset({
     # the frame of every line
-    "event", "level", "timestamp", "logger", "role", "pid", "version",
+    "event", "level", "timestamp", "component", "role", "pid", "version",
     # ids that name no person
     "batch_id", "event_id", "delivery_id", "trace_id", "source", "endpoint", "aggregate",
     "queue", "worker", "type", "label", "reason",
@@ -61,8 +61,8 @@ def configure_logs(config: LogConfig, *, role: str) -> None:
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """A logger whose lines carry `name`."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    """A logger whose lines carry `name` as their component."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(component=name)
     return logger
 
 
@@ -93,7 +93,7 @@ class _ForeignHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         raised = record.exc_info[1] if record.exc_info else None
-        structlog.get_logger(logger=record.name).log(
+        structlog.get_logger(component=record.name).log(
             record.levelno,
             "library.message",
             path=f"{record.module}:{record.lineno}",

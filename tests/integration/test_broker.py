@@ -1,0 +1,230 @@
+"""Our publisher and consumer against a real broker, above all when things break."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import aio_pika
+import pytest
+
+from deploy.local.provide import PrivateBroker
+from shared.broker import topology
+from shared.broker.consumer import BatchConsumer
+from shared.broker.depth import depths
+from shared.broker.publisher import ConfirmingPublisher, Outgoing
+from shared.config import BrokerConfig, Secret
+from shared.errors import BrokerUnavailableError, TopologyError, UnroutableError
+
+LIMIT = 15
+
+
+def settings(url: str, *, declare_missing: bool = True) -> BrokerConfig:
+    return BrokerConfig(url=Secret(url), declare_missing=declare_missing, reconnect_max=0.3)
+
+
+def messages(*bodies: bytes, routing_key: str = topology.EVENTS) -> list[Outgoing]:
+    exchange = topology.EVENTS if routing_key == topology.EVENTS else topology.CALLBACKS
+    return [Outgoing(body, exchange, routing_key, {"n": 1}) for body in bodies]
+
+
+@contextlib.asynccontextmanager
+async def running(thing: ConfirmingPublisher | BatchConsumer) -> AsyncIterator[None]:
+    task = asyncio.create_task(thing.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@contextlib.asynccontextmanager
+async def publishing(url: str) -> AsyncIterator[ConfirmingPublisher]:
+    publisher = ConfirmingPublisher(settings(url), name="test", queue=topology.EVENTS)
+    async with running(publisher), asyncio.timeout(LIMIT):
+        await publisher.wait_connected()
+        yield publisher
+
+
+def consumer(url: str, queue: str = topology.EVENTS, prefetch: int = 100) -> BatchConsumer:
+    return BatchConsumer(settings(url), name="test", queue=queue, prefetch=prefetch)
+
+
+async def ready(url: str, queue: str) -> int:
+    return next(one.ready for one in await depths(Secret(url)) if one.name == queue)
+
+
+async def until(condition, *, limit: float = LIMIT) -> None:  # noqa: ANN001 - an async predicate
+    async with asyncio.timeout(limit):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_what_is_published_is_consumed_in_order_and_gone_once_acknowledged(
+    broker_url: str,
+) -> None:
+    await topology.declare(broker_url)
+    async with publishing(broker_url) as publisher:
+        await publisher.publish(messages(*(b"%d" % i for i in range(50))))
+        taker = consumer(broker_url)
+        got: list[bytes] = []
+        async with running(taker):
+            while len(got) < 50:
+                batch = await taker.take(limit=20, linger=0.01)
+                assert len(batch.messages) <= 20
+                assert batch.messages[0].headers == {"n": 1}
+                got += [one.body for one in batch.messages]
+                await batch.ack()
+        assert got == [b"%d" % i for i in range(50)]
+
+    async def empty() -> bool:
+        return await ready(broker_url, topology.EVENTS) == 0
+
+    await until(empty)
+
+
+async def test_declaring_twice_changes_nothing(broker_url: str) -> None:
+    await topology.declare(broker_url)
+    await topology.declare(broker_url)
+
+
+async def test_a_queue_that_stands_there_differently_is_named(broker_url: str) -> None:
+    async with await aio_pika.connect(broker_url) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue(topology.DEAD, durable=True)
+    with pytest.raises(TopologyError, match="inequivalent arg"):
+        await topology.declare(broker_url)
+
+
+async def test_an_unroutable_message_is_an_error(broker_url: str) -> None:
+    await topology.declare(broker_url)
+    async with publishing(broker_url) as publisher:
+        with pytest.raises(UnroutableError):
+            await publisher.publish([
+                *messages(b"good"),
+                Outgoing(b"bad", topology.EVENTS, "nowhere"),
+            ])  # fmt: skip
+        await publisher.publish(messages(b"and it goes on"))
+    assert await ready(broker_url, topology.EVENTS) == 2
+
+
+async def test_publishing_without_a_connection_fails_at_once() -> None:
+    publisher = ConfirmingPublisher(
+        settings("amqp://guest:guest@127.0.0.1:1/"), name="test", queue=topology.EVENTS
+    )
+    with pytest.raises(BrokerUnavailableError):
+        await publisher.publish(messages(b"x"))
+
+
+async def test_connecting_declares_what_is_missing_where_that_is_allowed(broker_url: str) -> None:
+    async with publishing(broker_url) as publisher:
+        await publisher.publish(messages(b"x"))
+    assert await ready(broker_url, topology.EVENTS) == 1
+
+
+async def test_without_leave_to_declare_a_missing_queue_is_waited_for(broker_url: str) -> None:
+    publisher = ConfirmingPublisher(
+        settings(broker_url, declare_missing=False), name="test", queue=topology.EVENTS
+    )
+    async with running(publisher), asyncio.timeout(LIMIT):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await publisher.wait_connected()
+        await topology.declare(broker_url)
+        await publisher.wait_connected()
+
+
+async def test_unacknowledged_messages_come_again_after_a_pause(broker_url: str) -> None:
+    await topology.declare(broker_url)
+    async with publishing(broker_url) as publisher:
+        await publisher.publish(messages(b"a", b"b", b"c"))
+    taker = consumer(broker_url)
+    async with running(taker), asyncio.timeout(LIMIT):
+        batch = await taker.take(limit=1, linger=0.05)
+        taker.pause()
+
+        async def all_given_back() -> bool:
+            return await ready(broker_url, topology.EVENTS) == 3
+
+        await until(all_given_back)
+        await batch.ack()  # too late: the channel is gone, so this must do nothing
+        taker.resume()
+        got: list[bytes] = []
+        while len(got) < 3:
+            again = await taker.take(limit=10, linger=0.05)
+            got += [one.body for one in again.messages]
+            assert all(one.redelivered for one in again.messages)
+            await again.ack()
+    assert sorted(got) == [b"a", b"b", b"c"]
+
+
+async def test_a_consumer_survives_the_deletion_of_its_queue(broker_url: str) -> None:
+    await topology.declare(broker_url)
+    taker = consumer(broker_url)
+    async with running(taker), asyncio.timeout(LIMIT), publishing(broker_url) as publisher:
+        await publisher.publish(messages(b"before"))
+        await (await taker.take(limit=1, linger=0)).ack()
+        async with await aio_pika.connect(broker_url) as connection:
+            await (await connection.channel()).queue_delete(topology.EVENTS)
+
+        async def published() -> bool:
+            try:
+                await publisher.publish(messages(b"after"))
+            except (UnroutableError, BrokerUnavailableError):
+                return False
+            return True
+
+        await until(published)
+        assert (await taker.take(limit=1, linger=0)).messages[0].body == b"after"
+
+
+async def test_a_delayed_message_comes_back_by_itself(broker_url: str) -> None:
+    await topology.declare(broker_url)
+    taker = consumer(broker_url, topology.CALLBACKS)
+    async with running(taker), asyncio.timeout(LIMIT), publishing(broker_url) as publisher:
+        await publisher.publish(messages(b"id", routing_key=topology.delay_queue(1)))
+        assert await ready(broker_url, topology.delay_queue(1)) == 1
+        assert (await taker.take(limit=1, linger=0)).messages[0].body == b"id"
+
+
+async def test_what_is_returned_too_often_is_dead_lettered(broker_url: str) -> None:
+    await topology.declare(broker_url)
+    async with publishing(broker_url) as publisher:
+        await publisher.publish(messages(b"poison"))
+    async with await aio_pika.connect(broker_url) as connection:
+        channel = await connection.channel()
+        queue = await channel.get_queue(topology.EVENTS)
+
+        async def dead() -> bool:
+            message = await queue.get(fail=False)
+            if message is not None:
+                await message.nack(requeue=True)
+            return await ready(broker_url, topology.DEAD) == 1
+
+        await until(dead, limit=60)
+
+
+async def test_publisher_and_consumer_outlive_the_broker(private_broker: PrivateBroker) -> None:
+    url = private_broker.url
+    await topology.declare(url)
+    taker = consumer(url)
+    async with running(taker), publishing(url) as publisher:
+        await publisher.publish(messages(b"before"))
+        await asyncio.to_thread(private_broker.kill)
+
+        async def noticed() -> bool:
+            return not publisher.connected and not taker.consuming
+
+        await until(noticed)
+        with pytest.raises(BrokerUnavailableError):
+            await publisher.publish(messages(b"lost on purpose"))
+        await asyncio.to_thread(private_broker.start)
+        async with asyncio.timeout(60):
+            await publisher.wait_connected()
+            await publisher.publish(messages(b"after"))
+            got: set[bytes] = set()
+            while b"after" not in got:
+                batch = await taker.take(limit=10, linger=0)
+                got |= {one.body for one in batch.messages}
+                await batch.ack()
+    assert got <= {b"before", b"after"}
