@@ -11,10 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo run test test-deep lint format check-bare clean
+.PHONY: help setup demo run test test-deep test-rabbitmq4 lint format check-bare clean
 
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## Make .venv with Correio and its pinned dependencies
 
@@ -35,6 +35,10 @@ test: $(STAMP) ## Run every test but the deep ones; ARGS goes to pytest
 test-deep: $(STAMP) ## Run the tests with many examples
 	@$(BIN)/python -m deploy.local prepare
 	$(BIN)/python -m pytest -m deep $(ARGS)
+
+test-rabbitmq4: $(STAMP) ## Run the tests against RabbitMQ 4 (as root, with debootstrap; 370 MB)
+	CORREIO_RABBITMQ_SCRIPTS=$$(tests/support/rabbitmq4.sh /tmp/correio-rabbitmq4) \
+		$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep" $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the rules of who may import whom
 	$(BIN)/ruff check .
