@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help setup demo run test test-deep test-rabbitmq4 lint format check-bare clean
 
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## Make .venv with Correio and its pinned dependencies
 
