@@ -27,6 +27,9 @@ from deploy.local.settings import (
 )
 from deploy.local.stack import Stack, StackError
 from deploy.local.verdict import Aggregate, Answer, Observed, judge
+from shared.broker.depth import depths
+from shared.config import Secret
+from shared.errors import TopologyError
 
 ENDPOINT = "demo"
 REFUSED_TYPE = "link.created"
@@ -91,12 +94,12 @@ class Demo:
         broker = await asyncio.to_thread(
             find_broker, self._folder / "rabbitmq", named=named, say=say
         )
+        if isinstance(broker, NamedBroker):
+            await _refuse_if_in_use(broker)
         port = free_port()
         async with Stack(
             settings, broker=broker, extra={RECEIVER_PORT_VARIABLE: str(port)}, say=say
         ) as stack:
-            if isinstance(broker, NamedBroker):
-                await self._refuse_a_broker_in_use(stack)
             seen = await self._play(stack, settings, port)
         if not isinstance(broker, NamedBroker):
             broker.wipe()
@@ -120,18 +123,22 @@ class Demo:
             secret = secret[::-1]
         answers = await _send(batches, secret, f"http://127.0.0.1:{port}/v1/webhooks/{SOURCE}")
         await self._settle(stack, started)
+        await stack.stop_children()  # what they held comes back and is counted
         return await self._look(stack, answers)
 
     async def _settle(self, stack: Stack, started: float) -> None:
-        """Wait until all that must be told is told and nothing is under way, or patience ends."""
+        """Wait until all that must be told is told and nothing is under way, or patience ends.
+
+        The broker tells what is ready, not what a worker has in hand: that must be so twice.
+        """
         deadline = started + self._patience
         while not self._all_told() and (left := deadline - time.monotonic()) > 0:
             await self._endpoint.wait_news(left)
-        while time.monotonic() < deadline:
-            status = await _json(stack, "status")
-            idle = not any(n for s, n in status["deliveries"].items() if s != "delivered")
-            if idle and not any((await _depths(stack)).values()):
-                return
+        idle = 0
+        while idle < 2 and time.monotonic() < deadline:  # noqa: PLR2004 - see above
+            deliveries = (await _json(stack, "status"))["deliveries"]
+            waiting = any(n for state, n in deliveries.items() if state != "delivered")
+            idle = 0 if waiting or any((await _depths(stack)).values()) else idle + 1
 
     def _all_told(self) -> bool:
         told = {(c.aggregate, c.type) for c in self._endpoint.accepted}
@@ -152,10 +159,22 @@ class Demo:
             refusals=REFUSALS,
         )
 
-    async def _refuse_a_broker_in_use(self, stack: Stack) -> None:
-        depths = await _depths(stack)
-        if any(depths.values()):
-            raise StackError(f"the named broker holds messages of ours already: {depths}")
+
+async def _refuse_if_in_use(broker: NamedBroker) -> None:
+    """Keep off a broker on which somebody else's Correio works: we would take its messages.
+
+    Raises:
+        StackError: queues of ours have messages or consumers there.
+    """
+    try:
+        found = await depths(Secret(broker.url))
+    except TopologyError:
+        return  # no queues of ours: nobody uses it
+    used = [queue.name for queue in found if queue.ready or queue.consumers]
+    if used:
+        raise StackError(
+            f"{', '.join(used)}: in use on {broker.origin}; name a virtual host of the demo's own"
+        )
 
 
 async def _send(batches: list[list[dict[str, Any]]], secret: str, url: str) -> list[Answer]:
@@ -183,14 +202,8 @@ async def _state(stack: Stack, aggregate: Aggregate) -> dict[str, Any] | None:
 
 
 async def _depths(stack: Stack) -> dict[str, int]:
-    """Messages in each queue: by the broker's own count where the node is ours."""
-    if isinstance(stack.broker, NamedBroker):
-        queues = (await _json(stack, "status"))["queues"]
-        return {q["name"]: q["ready"] + (q["unacknowledged"] or 0) for q in queues}
-    listed = await asyncio.to_thread(
-        stack.broker.rabbitmqctl, "list_queues", "name", "messages", "--formatter", "json"
-    )
-    return {queue["name"]: queue["messages"] for queue in orjson.loads(listed)}
+    """Messages ready in each queue."""
+    return {queue.name: queue.ready for queue in await depths(Secret(stack.broker.url))}
 
 
 async def demo(*, named: str | None, seed: int | None, broken: Break | None) -> int:

@@ -160,9 +160,13 @@ class Stack:
 
     async def down(self) -> None:
         """End everything in order: first who takes work in, the broker last."""
+        await self.stop_children()
+        await asyncio.to_thread(self.broker.stop)
+
+    async def stop_children(self) -> None:
+        """End the processes in the order in which work goes through them."""
         for child in self.children:
             await child.stop()
-        await asyncio.to_thread(self.broker.stop)
 
     async def correio(self, *arguments: str, answers: Sequence[int] = (0,)) -> bytes:
         """Run a ``correio`` command against this stack; returns what it printed.

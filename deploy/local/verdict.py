@@ -30,7 +30,7 @@ class Observed(Struct):
         states: ``correio state`` by aggregate; None where it is unknown.
         traces: ``correio trace`` by aggregate.
         status: ``correio status``.
-        depths: messages in each queue, ready or unacknowledged.
+        depths: messages in each queue after the processes have ended.
         books: ``correio reconcile``.
         refused_type: callback type whose first attempts the endpoint answered 500.
         refusals: how many those were.
