@@ -39,3 +39,7 @@ class SpoolFullError(CorreioError):
 
 class TopologyError(CorreioError):
     """A queue or exchange is missing, differs from what this release declares, or is forbidden."""
+
+
+class StoreDamagedError(CorreioError):
+    """A database file is not what it should be: torn, overwritten, or no database at all."""

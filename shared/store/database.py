@@ -1,0 +1,145 @@
+"""A SQLite database with one owner: a single thread that runs everything, in order.
+
+`apsw` ships a current SQLite; the interpreter's own may lack fixes that matter for WAL.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from shared.errors import StoreDamagedError, StoreUnavailableError
+
+T = TypeVar("T")
+
+_UNAVAILABLE = (
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.ProtocolError,
+    apsw.ConnectionClosedError,
+)
+_DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raise SQLite's faults as errors of ours; what speaks of the data itself passes through."""
+    try:
+        yield
+    except _UNAVAILABLE as error:
+        raise StoreUnavailableError(f"SQLite: {type(error).__name__}: {error}") from error
+    except _DAMAGED as error:
+        raise StoreDamagedError(f"SQLite: {type(error).__name__}: {error}") from error
+
+
+class SqliteDatabase:
+    """Owns one connection in one thread.
+
+    A commit is on disk when it returns (``synchronous=FULL``): it survives loss of power.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        """`busy_timeout`: seconds to wait for another process's transaction."""
+        self.path = path
+        self._busy_timeout = busy_timeout
+        self._connection: apsw.Connection | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection stands."""
+        return self._connection is not None
+
+    async def open(self, *, create: bool = True) -> None:
+        """Open the file; opening an open database does nothing.
+
+        Raises:
+            StoreUnavailableError: it cannot be opened, or is locked.
+            StoreDamagedError: it is no database.
+        """
+        await self._call(lambda: self._open(create=create))
+
+    async def run(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run `work` in the owner thread.
+
+        It is finished even when the caller is cancelled while waiting.
+        """
+
+        def owned() -> T:
+            if self._connection is None:
+                raise StoreUnavailableError("SQLite: not open")
+            return work(self._connection)
+
+        return await self._call(owned)
+
+    async def close(self) -> None:
+        """Close the connection; the database may be opened again."""
+        await self._call(self._close)
+
+    def shutdown(self) -> None:
+        """End the thread for good."""
+        self._thread.shutdown(wait=True)
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        with translated():
+            return await loop.run_in_executor(self._thread, work)
+
+    def _open(self, *, create: bool) -> None:
+        if self._connection is not None:
+            return
+        flags = apsw.SQLITE_OPEN_READWRITE
+        if create:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags |= apsw.SQLITE_OPEN_CREATE
+        connection = apsw.Connection(str(self.path), flags=flags, statementcachesize=200)
+        try:
+            connection.set_busy_timeout(int(self._busy_timeout * 1000))
+            for pragma in (
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+                "temp_store = MEMORY",
+                "cache_size = -32768",
+            ):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+
+@contextlib.contextmanager
+def immediate(connection: apsw.Connection) -> Iterator[None]:
+    """A write transaction: locked from its start, committed at the end, rolled back on error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        rollback(connection)
+        raise
+    try:
+        connection.execute("COMMIT")
+    except BaseException:
+        rollback(connection)
+        raise
+
+
+def rollback(connection: apsw.Connection) -> None:
+    """Undo the transaction, if SQLite has not done so already."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")

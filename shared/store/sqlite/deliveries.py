@@ -1,0 +1,254 @@
+"""The callbacks worker's part of the SQLite store."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import apsw
+
+from shared.domain.keys import AggregateKey
+from shared.store.rows import (
+    AttemptRecord,
+    Delivery,
+    DeliveryState,
+    EndpointRow,
+    EndpointStatus,
+    Wakeup,
+)
+from shared.store.sqlite.parts import SqlitePart, rows
+
+_TO_WAKE = """
+SELECT id FROM deliveries
+WHERE state IN ('pending', 'retrying') AND wake_at <= ? ORDER BY wake_at LIMIT ?
+"""
+
+_WAKE = """
+UPDATE deliveries SET wake_at = max(due_at, ?1) + ?2
+WHERE id = ?3 AND state IN ('pending', 'retrying') AND wake_at <= ?1
+RETURNING id, endpoint, due_at
+"""
+
+_PARK = """
+UPDATE deliveries SET wake_at = ? WHERE id = ? AND state IN ('pending', 'retrying')
+"""
+
+_LOAD = """
+SELECT d.id, d.endpoint, d.type, d.state, d.due_at, d.attempts, t.at, t.data,
+       a.kind, a.partner_app_id, a.key, d.version, d.lease_until, d.round_start, d.traceparent
+FROM deliveries d
+JOIN transitions t ON t.aggregate_id = d.aggregate_id AND t.version = d.version
+JOIN aggregates a ON a.id = d.aggregate_id
+WHERE d.id = ?
+"""
+
+_CLAIM = """
+UPDATE deliveries SET lease = ?1, lease_until = ?2, wake_at = ?2
+WHERE id = ?3 AND state IN ('pending', 'retrying') AND due_at <= ?4
+  AND (lease_until IS NULL OR lease_until <= ?4)
+"""
+
+_INSERT_ATTEMPT = """
+INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer)
+SELECT ?1, max(?2, coalesce(max(number), 0) + 1), ?3, ?4, ?5, ?6, ?7, ?8
+FROM attempts WHERE delivery_id = ?1
+"""
+
+_MOVE = """
+UPDATE deliveries
+SET state = ?1, due_at = ?2, wake_at = ?2, lease = NULL, lease_until = NULL,
+    updated_at = ?3, last_outcome = ?4, last_error = ?5
+WHERE id = ?6 AND (
+    (lease = ?7 AND state IN ('pending', 'retrying'))
+    OR (?1 = 'delivered' AND state <> 'delivered')
+)
+"""
+
+_FREE = "UPDATE deliveries SET lease = NULL, lease_until = NULL WHERE id = ? AND lease = ?"
+
+_COUNT_ATTEMPTS = """
+UPDATE deliveries SET attempts = (SELECT count(*) FROM attempts WHERE delivery_id = ?1)
+WHERE id = ?1
+"""
+
+_RELEASE_LEASE = """
+UPDATE deliveries SET lease = NULL, lease_until = NULL, wake_at = ? WHERE id = ? AND lease = ?
+"""
+
+_HOLD = """
+UPDATE deliveries SET state = 'held', updated_at = ?
+WHERE endpoint = ? AND state IN ('pending', 'retrying')
+"""
+
+_RELEASE_HELD = """
+UPDATE deliveries SET state = 'pending', due_at = ?1, wake_at = ?1, updated_at = ?1
+WHERE id IN (SELECT id FROM deliveries WHERE endpoint = ?2 AND state = 'held' ORDER BY id LIMIT ?3)
+"""
+
+_SET_ENDPOINT = """
+INSERT INTO endpoints (id, status, reason, changed_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    status = excluded.status, reason = excluded.reason, changed_at = excluded.changed_at
+"""
+
+
+class SqliteDeliveries(SqlitePart):
+    """`shared.store.port.DeliveryStore` on SQLite."""
+
+    async def take_wakeups(self, *, now: int, grace: int, limit: int) -> list[Wakeup]:
+        """See `shared.store.port.DeliveryStore`. Takes the write lock only if there is work."""
+        ids = await self._read(lambda connection: rows(connection, _TO_WAKE, (now, limit)))
+        if not ids:
+            return []
+
+        def wake(connection: apsw.Connection) -> list[Wakeup]:
+            taken: list[Wakeup] = []
+            for (one,) in ids:
+                taken += [Wakeup(*row) for row in rows(connection, _WAKE, (now, grace, one))]
+            return taken
+
+        return await self._write(wake)
+
+    async def park(self, wake_at: Mapping[str, int]) -> None:
+        """See `shared.store.port.DeliveryStore`."""
+        await self._write(
+            lambda connection: connection.executemany(
+                _PARK, ((at, one) for one, at in wake_at.items())
+            )
+        )
+
+    async def load(self, ids: Collection[str]) -> list[Delivery]:
+        """See `shared.store.port.DeliveryStore`."""
+        return await self._read(lambda connection: _load(connection, ids))
+
+    async def claim(
+        self, ids: Collection[str], *, lease: str, now: int, lease_until: int
+    ) -> list[Delivery]:
+        """See `shared.store.port.DeliveryStore`."""
+
+        def claim(connection: apsw.Connection) -> list[Delivery]:
+            claimed = []
+            for one in dict.fromkeys(ids):
+                connection.execute(_CLAIM, (lease, lease_until, one, now))
+                if connection.changes():
+                    claimed.append(one)
+            return _load(connection, claimed)
+
+        return await self._write(claim)
+
+    async def record(self, attempts: Sequence[AttemptRecord]) -> list[str]:
+        """See `shared.store.port.DeliveryStore`."""
+
+        def record(connection: apsw.Connection) -> list[str]:
+            return [one.delivery_id for one in attempts if _record(connection, one)]
+
+        return await self._write(record)
+
+    async def release_leases(self, ids: Collection[str], *, lease: str, now: int) -> None:
+        """See `shared.store.port.DeliveryStore`."""
+        await self._write(
+            lambda connection: connection.executemany(
+                _RELEASE_LEASE, ((now, one, lease) for one in ids)
+            )
+        )
+
+    async def hold(self, endpoint: str, *, now: int) -> int:
+        """See `shared.store.port.DeliveryStore`."""
+        return await self._change(_HOLD, (now, endpoint))
+
+    async def release_held(self, endpoint: str, *, now: int, limit: int) -> int:
+        """See `shared.store.port.DeliveryStore`."""
+        return await self._change(_RELEASE_HELD, (now, endpoint, limit))
+
+    async def held_endpoints(self) -> dict[str, int]:
+        """See `shared.store.port.DeliveryStore`."""
+        counts = await self.count_deliveries()
+        return {
+            endpoint: count
+            for (endpoint, state), count in counts.items()
+            if state is DeliveryState.HELD
+        }
+
+    async def endpoint_rows(self) -> dict[str, EndpointRow]:
+        """See `shared.store.port.DeliveryStore`."""
+        found = await self._read(
+            lambda connection: rows(
+                connection, "SELECT id, status, reason, changed_at FROM endpoints"
+            )
+        )
+        return {one: EndpointRow(one, EndpointStatus(two), *rest) for one, two, *rest in found}
+
+    async def set_endpoint(
+        self, endpoint: str, status: EndpointStatus, *, reason: str, now: int
+    ) -> None:
+        """See `shared.store.port.DeliveryStore`."""
+        await self._change(_SET_ENDPOINT, (endpoint, status.value, reason, now))
+
+    async def count_deliveries(self) -> dict[tuple[str, DeliveryState], int]:
+        """See `shared.store.port.DeliveryStore`."""
+        found = await self._read(
+            lambda connection: rows(
+                connection,
+                "SELECT endpoint, state, count(*) FROM deliveries GROUP BY endpoint, state",
+            )
+        )
+        return {(endpoint, DeliveryState(state)): count for endpoint, state, count in found}
+
+    async def oldest_due(self) -> int | None:
+        """See `shared.store.port.DeliveryStore`."""
+        found = await self._read(
+            lambda connection: rows(
+                connection,
+                "SELECT min(due_at) FROM deliveries WHERE state IN ('pending', 'retrying')",
+            )
+        )
+        oldest: int | None = found[0][0]
+        return oldest
+
+    async def _change(self, statement: str, values: tuple[str | int, ...]) -> int:
+        def change(connection: apsw.Connection) -> int:
+            connection.execute(statement, values)
+            return connection.changes()
+
+        return await self._write(change)
+
+
+def _load(connection: apsw.Connection, ids: Collection[str]) -> list[Delivery]:
+    return [delivery(row) for one in ids for row in rows(connection, _LOAD, (one,))]
+
+
+def delivery(row: tuple[Any, ...]) -> Delivery:
+    """A delivery from the columns of `_LOAD`."""
+    return Delivery(
+        id=row[0],
+        endpoint=row[1],
+        type=row[2],
+        state=DeliveryState(row[3]),
+        due_at=row[4],
+        attempts=row[5],
+        transition_at=row[6],
+        data=row[7],
+        aggregate=AggregateKey(row[8], row[9], row[10]),
+        version=row[11],
+        lease_until=row[12],
+        round_start=row[13],
+        traceparent=row[14],
+    )
+
+
+def _record(connection: apsw.Connection, one: AttemptRecord) -> bool:
+    """Append one attempt; return whether its delivery moved."""
+    connection.execute(
+        _INSERT_ATTEMPT,
+        (
+            one.delivery_id, one.number, one.at, one.duration_ms, one.outcome, one.status,
+            one.error, one.answer,
+        ),
+    )  # fmt: skip
+    ended = one.at + one.duration_ms
+    connection.execute(
+        _MOVE,
+        (one.state.value, one.due_at, ended, one.outcome, one.error, one.delivery_id, one.lease),
+    )
+    moved = connection.changes() > 0
+    connection.execute(_FREE, (one.delivery_id, one.lease))
+    connection.execute(_COUNT_ATTEMPTS, (one.delivery_id,))
+    return moved

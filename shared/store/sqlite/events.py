@@ -1,0 +1,281 @@
+"""The events worker's part of the SQLite store."""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+
+import apsw
+
+from shared.domain import aggregates
+from shared.domain.aggregates import decode_fact, decode_state, encode, link_of, status_of
+from shared.domain.consent import ConsentState
+from shared.domain.keys import AggregateKey, Position
+from shared.domain.product_request import ProductRequestState
+from shared.store.database import SqliteDatabase, rollback
+from shared.store.rows import (
+    Aggregate,
+    Changes,
+    EndpointStatus,
+    EventRef,
+    FoldedEntry,
+    KnownEvent,
+)
+from shared.store.sqlite.parts import SqlitePart, rows
+
+_FIND_EVENTS = """
+SELECT seq, variant, content FROM events WHERE event_id = ? AND partner_app_id = ?
+"""
+
+_FIND_AGGREGATE = """
+SELECT id, version, state FROM aggregates WHERE key = ? AND partner_app_id = ? AND kind = ?
+"""
+
+_HISTORY = """
+SELECT e.time, e.event_id, e.content, h.fact
+FROM history h JOIN events e ON e.seq = h.event_seq
+WHERE h.aggregate_id = ?
+"""
+
+_INSERT_EVENT = """
+INSERT INTO events (seq, partner_app_id, event_id, variant, content, type, name, time, label,
+                    source, batch_id, received_at, traceparent)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+_UPSERT_AGGREGATE = """
+INSERT INTO aggregates (id, kind, partner_app_id, key, version, status, conflict, link_id, settles,
+                        touched_at, updated_at, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    version = excluded.version, status = excluded.status, conflict = excluded.conflict,
+    link_id = excluded.link_id, settles = excluded.settles,
+    touched_at = max(touched_at, excluded.touched_at), updated_at = excluded.updated_at,
+    state = excluded.state
+"""
+
+_INSERT_TRANSITION = """
+INSERT INTO transitions (aggregate_id, version, type, from_status, to_status, event_seq, at,
+                         notified, data)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+_INSERT_DELIVERY = """
+INSERT INTO deliveries (id, aggregate_id, version, endpoint, type, state, due_at, wake_at,
+                        created_at, updated_at, traceparent)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?7, ?7, ?8)
+"""
+
+_INSERT_QUARANTINE = """
+INSERT INTO quarantine (id, reason, detail, source, batch_id, received_at, content, body,
+                        traceparent)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (source, content) WHERE status = 'open' DO UPDATE SET seen = seen + 1
+"""
+
+_RESOLVE_QUARANTINE = """
+UPDATE quarantine
+SET status = 'replayed', resolved_at = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+WHERE id = ? AND status = 'open'
+"""
+
+_UNSETTLED = """
+SELECT kind, partner_app_id, key FROM aggregates
+WHERE settles = 1 AND touched_at <= ? ORDER BY touched_at LIMIT ?
+"""
+
+
+class SqliteEventTransaction:
+    """One write transaction; each method is one hop to the owner thread."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        self._new_aggregates = 0
+
+    async def find_events(self, refs: Collection[EventRef]) -> dict[EventRef, list[KnownEvent]]:
+        """See `shared.store.port.EventTransaction`."""
+
+        def find(connection: apsw.Connection) -> dict[EventRef, list[KnownEvent]]:
+            found: dict[EventRef, list[KnownEvent]] = {}
+            for ref in refs:
+                values = (ref.event_id, ref.partner_app_id)
+                known = [KnownEvent(*row) for row in rows(connection, _FIND_EVENTS, values)]
+                if known:
+                    found[ref] = known
+            return found
+
+        return await self._database.run(find)
+
+    async def lock_aggregates(
+        self, keys: Collection[AggregateKey]
+    ) -> dict[AggregateKey, Aggregate]:
+        """See `shared.store.port.EventTransaction`; the write lock on the file locks them all.
+
+        An aggregate that does not exist gets its number here and its row in `write`.
+        """
+        return await self._database.run(
+            lambda connection: {key: self._find(connection, key) for key in sorted(keys)}
+        )
+
+    async def histories(self, aggregate_ids: Collection[int]) -> dict[int, list[FoldedEntry]]:
+        """See `shared.store.port.EventTransaction`."""
+        return await self._database.run(
+            lambda connection: {
+                number: [folded_entry(*row) for row in rows(connection, _HISTORY, (number,))]
+                for number in aggregate_ids
+            }
+        )
+
+    async def reserve(self, count: int) -> Sequence[int]:
+        """See `shared.store.port.EventTransaction`."""
+
+        def last(connection: apsw.Connection) -> int:
+            return _last(connection, "SELECT max(seq) FROM events")
+
+        first = await self._database.run(last) + 1
+        return range(first, first + count)
+
+    async def write(self, changes: Changes) -> None:
+        """See `shared.store.port.EventTransaction`."""
+        await self._database.run(lambda connection: write(connection, changes))
+
+    def _find(self, connection: apsw.Connection, key: AggregateKey) -> Aggregate:
+        values = (key.id, key.partner_app_id, key.kind)
+        for number, version, state in rows(connection, _FIND_AGGREGATE, values):
+            return Aggregate(number, key, version, decode_state(state))
+        self._new_aggregates += 1
+        number = _last(connection, "SELECT max(id) FROM aggregates") + self._new_aggregates
+        return Aggregate(number, key, 0, aggregates.initial(key.kind))
+
+
+class SqliteEvents(SqlitePart):
+    """`shared.store.port.EventStore` on SQLite."""
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[SqliteEventTransaction]:
+        """See `shared.store.port.EventStore`."""
+        async with self._turn:
+            await self._database.run(lambda connection: connection.execute("BEGIN IMMEDIATE"))
+            try:
+                yield SqliteEventTransaction(self._database)
+                await self._database.run(lambda connection: connection.execute("COMMIT"))
+            except BaseException:
+                await self._database.run(rollback)
+                raise
+
+    async def unsettled(self, *, quiet_since: int, limit: int) -> list[AggregateKey]:
+        """See `shared.store.port.EventStore`."""
+        found = await self._read(
+            lambda connection: rows(connection, _UNSETTLED, (quiet_since, limit))
+        )
+        return [AggregateKey(*row) for row in found]
+
+    async def disabled_endpoints(self) -> set[str]:
+        """See `shared.store.port.EventStore`."""
+        found = await self._read(
+            lambda connection: rows(
+                connection,
+                "SELECT id FROM endpoints WHERE status <> ?",
+                (EndpointStatus.ENABLED.value,),
+            )
+        )
+        return {row[0] for row in found}
+
+
+def folded_entry(time: int, event_id: str, content: str, document: bytes) -> FoldedEntry:
+    """A history entry from its row."""
+    fact = decode_fact(document)
+    return FoldedEntry(Position(time, aggregates.rank_of(fact), event_id, content), fact)
+
+
+def write(connection: apsw.Connection, changes: Changes) -> None:
+    """Write all changes within the transaction at hand."""
+    notified = Counter((one.aggregate_id, one.version) for one in changes.deliveries)
+    touched: dict[int, int] = {}
+    received = {one.seq: one.received_at for one in changes.events}
+    for entry in changes.history:
+        at = received[entry.event_seq]
+        touched[entry.aggregate_id] = max(at, touched.get(entry.aggregate_id, 0))
+    connection.executemany(
+        _INSERT_EVENT,
+        (
+            (
+                one.seq, one.ref.partner_app_id, one.ref.event_id, one.variant, one.content,
+                one.type, one.name, one.time, one.label.value, one.source, one.batch_id,
+                one.received_at, one.traceparent,
+            )
+            for one in changes.events
+        ),
+    )  # fmt: skip
+    connection.executemany(
+        "INSERT INTO payloads (seq, received_at, body) VALUES (?, ?, ?)",
+        ((one.seq, one.received_at, one.body) for one in changes.events),
+    )
+    connection.executemany(
+        "INSERT INTO history (aggregate_id, event_seq, fact) VALUES (?, ?, ?)",
+        ((one.aggregate_id, one.event_seq, encode(one.fact)) for one in changes.history),
+    )
+    connection.executemany(
+        _UPSERT_AGGREGATE, (_aggregate(one, touched.get(one.id, 0)) for one in changes.aggregates)
+    )
+    connection.executemany(
+        _INSERT_TRANSITION,
+        (
+            (
+                one.aggregate_id, one.version, one.type, one.from_status, one.to_status,
+                one.event_seq, one.at, notified[one.aggregate_id, one.version], one.data,
+            )
+            for one in changes.transitions
+        ),
+    )  # fmt: skip
+    connection.executemany(
+        _INSERT_DELIVERY,
+        (
+            (
+                one.id, one.aggregate_id, one.version, one.endpoint, one.type, one.state.value,
+                one.due_at, one.traceparent,
+            )
+            for one in changes.deliveries
+        ),
+    )  # fmt: skip
+    _write_rest(connection, changes)
+
+
+def _write_rest(connection: apsw.Connection, changes: Changes) -> None:
+    connection.executemany(
+        _INSERT_QUARANTINE,
+        (
+            (
+                one.id, one.reason, one.detail, one.source, one.batch_id, one.received_at,
+                one.content, one.body, one.traceparent,
+            )
+            for one in changes.quarantined
+        ),
+    )  # fmt: skip
+    connection.executemany(
+        "UPDATE events SET duplicates = duplicates + ? WHERE seq = ?",
+        ((times, seq) for seq, times in changes.duplicates.items()),
+    )
+    connection.executemany(_RESOLVE_QUARANTINE, ((one,) for one in changes.replayed))
+
+
+def _aggregate(one: Aggregate, touched_at: int) -> tuple[int | str | bytes, ...]:
+    state = one.state
+    return (
+        one.id,
+        one.key.kind,
+        one.key.partner_app_id,
+        one.key.id,
+        one.version,
+        status_of(state),
+        int(isinstance(state, ConsentState) and state.conflict),
+        link_of(state),
+        int(isinstance(state, ProductRequestState) and state.settles),
+        touched_at,
+        state.last.time if state.last else 0,
+        encode(state),
+    )
+
+
+def _last(connection: apsw.Connection, query: str) -> int:
+    (found,) = rows(connection, query)
+    return int(found[0] or 0)

@@ -1,0 +1,49 @@
+"""Migrations on SQLite, one process at a time."""
+
+import apsw
+
+from shared.store.database import SqliteDatabase, immediate
+from shared.store.schema import Migration, load_migrations, missing
+from shared.store.sqlite.parts import rows
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version    INTEGER PRIMARY KEY,
+    name       TEXT    NOT NULL,
+    checksum   TEXT    NOT NULL,
+    applied_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
+) STRICT
+"""
+
+
+def applied(connection: apsw.Connection) -> dict[int, str]:
+    """Version → checksum of what the database has; empty for a new one."""
+    if not connection.table_exists(None, "schema_migrations"):
+        return {}
+    found = rows(connection, "SELECT version, checksum FROM schema_migrations")
+    return dict(found)
+
+
+async def migrate(database: SqliteDatabase) -> list[str]:
+    """Apply what is missing in one transaction; return the names applied.
+
+    Raises:
+        SchemaError: the database is ahead of this release.
+        StoreUnavailableError: it cannot be opened, or another process holds it for too long.
+    """
+    await database.open()
+    known = load_migrations("sqlite")
+    return await database.run(lambda connection: _apply(connection, known))
+
+
+def _apply(connection: apsw.Connection, known: list[Migration]) -> list[str]:
+    with immediate(connection):
+        connection.execute(_TABLE)
+        todo = missing(applied(connection), known)
+        for one in todo:
+            connection.execute(one.sql)
+            connection.execute(
+                "INSERT INTO schema_migrations (version, name, checksum) VALUES (?, ?, ?)",
+                (one.version, one.name, one.checksum),
+            )
+    return [one.name for one in todo]

@@ -1,0 +1,43 @@
+"""What the parts of the SQLite store share."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import apsw
+
+from shared.store.database import SqliteDatabase, immediate
+
+T = TypeVar("T")
+
+
+def rows(
+    connection: apsw.Connection, query: str, values: tuple[str | int, ...] = ()
+) -> list[tuple[Any, ...]]:
+    """All rows of a query; their types are the schema's (STRICT tables hold SQLite to it)."""
+    return connection.execute(query, values).fetchall()
+
+
+class SqlitePart:
+    """A part of the store: the database, and whose turn it is to use it.
+
+    A transaction spans several hops to the owner thread, so whoever uses the connection holds
+    the turn from beginning to end.
+    """
+
+    _database: SqliteDatabase
+    _turn: asyncio.Lock
+
+    async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
+        async with self._turn:
+            return await self._database.run(work)
+
+    async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run `work` in a write transaction of its own."""
+
+        def transaction(connection: apsw.Connection) -> T:
+            with immediate(connection):
+                return work(connection)
+
+        async with self._turn:
+            return await self._database.run(transaction)

@@ -1,0 +1,53 @@
+"""The SQLite store: the parts put together over one connection."""
+
+import asyncio
+from pathlib import Path
+
+import apsw
+
+from shared.store.database import SqliteDatabase
+from shared.store.schema import load_migrations, require_current
+from shared.store.sqlite.deliveries import SqliteDeliveries
+from shared.store.sqlite.events import SqliteEvents
+from shared.store.sqlite.migrate import applied
+
+
+class SqliteStore(SqliteEvents, SqliteDeliveries):
+    """A whole store in one file."""
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        """`busy_timeout`: seconds to wait for another process's transaction."""
+        self._database = SqliteDatabase(path, busy_timeout=busy_timeout)
+        self._turn = asyncio.Lock()
+        self._known = load_migrations("sqlite")
+
+    async def start(self) -> None:
+        """Open the file and check its schema.
+
+        Raises:
+            StoreUnavailableError: there is no such file yet, or it is locked.
+            SchemaError: the schema is not this release's.
+        """
+        await self._database.open(create=False)
+        await self._database.run(self._check)
+
+    async def ping(self) -> None:
+        """Return if the database can be written to right now."""
+        async with self._turn:
+            if not self._database.is_open:
+                await self._database.open(create=False)
+            await self._database.run(_try_write_lock)
+
+    async def close(self) -> None:
+        """Close the file and end its thread."""
+        async with self._turn:
+            await self._database.close()
+        self._database.shutdown()
+
+    def _check(self, connection: apsw.Connection) -> None:
+        require_current(applied(connection), self._known)
+
+
+def _try_write_lock(connection: apsw.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
