@@ -1,102 +1,170 @@
-"""One receiver process: its parts, put together, started and stopped in order."""
+"""One receiver process: its parts put together, started and stopped in order."""
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from receiver.admission import Admission
 from receiver.app import App
-from receiver.batch import Batch
 from receiver.circuit import Circuit
+from receiver.drain import Drain
 from receiver.intake import PUBLISH_SHARE, Intake
 from receiver.metrics import Metrics
 from receiver.outlet import Outlet
 from receiver.server import Server
 from receiver.sources import read_networks, read_sources
+from receiver.spool import Spool
 from shared.broker import topology
 from shared.broker.publisher import ConfirmingPublisher
 from shared.clock import Clock, SystemClock
-from shared.config import Config
-from shared.errors import SpoolFullError
+from shared.config import Config, SourceConfig
 from shared.logs import get_logger
 from shared.ops import Check
 from shared.process import run_until
 
 log = get_logger(__name__)
 
-
-class NoSpool:
-    """Holds nothing."""
-
-    async def append(self, _batch: Batch) -> None:
-        """Refuse."""
-        raise SpoolFullError("there is no spool")
+CLOSING: Final = 1.0
+"""Seconds of the time for stopping that are left for closing spool and connection."""
 
 
 class Receiver:
     """Takes batches over HTTP and makes them durable."""
 
     def __init__(
-        self, config: Config, *, clock: Clock | None = None, registry: CollectorRegistry = REGISTRY
+        self,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        registry: CollectorRegistry = REGISTRY,
+        shared_port: bool = False,
     ) -> None:
+        """With `shared_port`, other receiver processes listen on the same port.
+
+        Raises:
+            ConfigError: a network cannot be read.
+        """
         clock = clock or SystemClock()
         receiver = config.receiver
         self._config = receiver
-        self._metrics = Metrics(registry)
+        self._clock = clock
+        self._shared_port = shared_port
         self._sources = read_sources(config.source)
+        self.metrics = Metrics(registry)
         self._publisher = ConfirmingPublisher(config.broker, name="receiver", queue=topology.EVENTS)
-        self._circuit = Circuit(
-            failures=receiver.circuit_failures, interval=receiver.circuit_probe_interval
+        self.spool = Spool(
+            folder=Path(receiver.spool),
+            max_bytes=receiver.spool_max_bytes,
+            min_free_bytes=receiver.spool_min_free_bytes,
+            clock=clock,
+            metrics=self.metrics,
         )
-        self._outlet = Outlet(
+        self.outlet = self._build_outlet()
+        self._drain = Drain(
+            spool=self.spool,
+            outlet=self.outlet,
+            clock=clock,
+            rate=receiver.spool_drain_rate,
+            interval=receiver.circuit_probe_interval,
+            metrics=self.metrics,
+        )
+        self.app = self._build_app()
+        self.server = Server(self.app.handle, config=receiver, metrics=self.metrics)
+        self._observe()
+
+    def _build_outlet(self) -> Outlet:
+        return Outlet(
             publisher=self._publisher,
-            circuit=self._circuit,
-            clock=clock,
-            timeout=receiver.publish_timeout * PUBLISH_SHARE,
-            metrics=self._metrics,
+            circuit=Circuit(
+                failures=self._config.circuit_failures,
+                interval=self._config.circuit_probe_interval,
+            ),
+            clock=self._clock,
+            timeout=self._config.publish_timeout * PUBLISH_SHARE,
+            metrics=self.metrics,
         )
-        intake = Intake(outlet=self._outlet, spool=NoSpool(), metrics=self._metrics)
-        admission = Admission(
-            config=receiver,
-            sources=lambda: self._sources,
-            proxies=read_networks(receiver.trusted_proxies, field="receiver.trusted_proxies"),
-            clock=clock,
+
+    def _build_app(self) -> App:
+        return App(
+            config=self._config,
+            admission=Admission(
+                config=self._config,
+                sources=lambda: self._sources,
+                proxies=read_networks(
+                    self._config.trusted_proxies, field="receiver.trusted_proxies"
+                ),
+                clock=self._clock,
+            ),
+            intake=Intake(outlet=self.outlet, spool=self.spool, metrics=self.metrics),
+            metrics=self.metrics,
+            clock=self._clock,
         )
-        self._app = App(
-            config=receiver,
-            admission=admission,
-            intake=intake,
-            metrics=self._metrics,
-            clock=clock,
-        )
-        self.server = Server(self._app.handle, config=receiver, metrics=self._metrics)
 
     @property
     def checks(self) -> Mapping[str, Check]:
-        """Ready while it listens and a batch can be made durable somewhere."""
-        return {
-            "listening": lambda: None if self.server.listening else "not listening",
-            "durable": lambda: None if self._publisher.connected else "the broker is not connected",
-        }
+        """Ready while it listens and a batch can be made durable in one of the two places."""
+        return {"listening": self._check_listening, "broker or spool": self._check_durable}
+
+    def reload(self, sources: tuple[SourceConfig, ...]) -> None:
+        """Use other sources and secrets from the next request on.
+
+        Raises:
+            ConfigError: a network cannot be read; the old ones stay in use.
+        """
+        self._sources = read_sources(sources)
+        log.info("sources.reloaded", count=len(sources))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then finish what is in hand."""
-        publishing = asyncio.create_task(self._publisher.run())
+        """Serve until `stop` is set, then finish what is in hand and close the spool.
+
+        Raises:
+            OSError: the port cannot be bound.
+        """
+        await self.spool.open()
+        background = asyncio.create_task(self._work())
         try:
-            await self.server.start()
+            await self.server.start(shared_port=self._shared_port)
             log.info("receiver.listening", host=self._config.host, port=self.server.port)
-            await run_until(stop, asyncio.shield(publishing))
-            await self.server.stop(grace=self._config.shutdown_timeout)
+            await run_until(stop, asyncio.shield(background))
+            await self.server.stop(grace=max(0.0, self._config.shutdown_timeout - CLOSING))
         finally:
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
+            background.cancel()
+            await asyncio.gather(background, return_exceptions=True)
+            await self.spool.close()
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._publisher.run())
+            group.create_task(self._drain.run())
+
+    def _check_listening(self) -> str | None:
+        return None if self.server.listening else "not listening"
+
+    def _check_durable(self) -> str | None:
+        if self.outlet.connected or (fault := self.spool.fault) is None:
+            return None
+        return f"the broker is not connected, and {fault}"
+
+    def _observe(self) -> None:
+        """Let the metrics ask for what changes by itself."""
+        metrics, spool = self.metrics, self.spool
+
+        def oldest() -> float:
+            arrived = spool.totals.oldest
+            return 0.0 if arrived is None else (self._clock.now() - arrived) / 1000
+
+        metrics.in_flight.set_function(lambda: self.app.in_flight)
+        metrics.circuit_open.set_function(lambda: self.outlet.circuit_open)
+        metrics.broker_connected.set_function(lambda: self.outlet.connected)
+        metrics.spool_bytes.set_function(lambda: spool.totals.bytes)
+        metrics.spool_events.set_function(lambda: spool.totals.events)
+        metrics.spool_oldest_seconds.set_function(oldest)
+        metrics.spool_writable.set_function(lambda: spool.fault is None)
 
 
 def build(config: Config) -> Receiver:
-    """The service for `shared.process.main`.
-
-    Raises:
-        ConfigError: a network cannot be read.
-    """
+    """The service for `shared.process.main`."""
     return Receiver(config)

@@ -24,7 +24,7 @@ ALLOWED_FIELDS: frozenset[str] = frozenset({
     "queue", "worker", "type", "label", "reason",
     # figures and outcomes
     "accepted", "count", "bytes", "status", "outcome", "attempt", "duration_ms", "seconds",
-    "state", "applied", "duplicate", "divergent", "stale", "recorded", "quarantined",
+    "state", "unreadable", "applied", "duplicate", "divergent", "stale", "recorded", "quarantined",
     "next_in", "port", "host", "path", "error", "error_type", "signal", "remedy", "limit",
 })  # fmt: skip
 

@@ -1,0 +1,359 @@
+"""The spool: holds batches on disk while the broker cannot take them.
+
+A batch is held once `append` returns: committed and fsynced, together with whatever else waited
+at that moment. Nothing is ever evicted. When the bound in bytes or the floor of free disk is
+reached, `append` refuses. A damaged file never stops anything: it is put aside, a fresh one takes
+its place, and the batches that can still be read move into the fresh one.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import apsw
+from msgspec import Struct
+
+from receiver.batch import Batch
+from receiver.metrics import Metrics
+from receiver.spool_file import Row, SpoolFile, Stored, Totals, pack
+from receiver.spool_folder import OwnedPath, claim_new, claim_unowned
+from shared.clock import Clock
+from shared.errors import SpoolFullError, StoreDamagedError, StoreUnavailableError
+from shared.logs import get_logger
+
+log = get_logger(__name__)
+
+SALVAGE_ROWS: Final = 500
+SHUN_SECONDS: Final = 60.0
+"""For how long a file that the disk fails on is left alone."""
+_FAULTS = (StoreUnavailableError, OSError)
+
+
+class Waiting(Struct, frozen=True):
+    """A row and the one who waits for it to be held."""
+
+    row: Row
+    held: asyncio.Future[None]
+
+
+class OpenFile(Struct, frozen=True):
+    """An open spool file and the right to it."""
+
+    owned: OwnedPath
+    file: SpoolFile
+
+
+class Group(Struct, frozen=True):
+    """The oldest batches of a file, to be sent and then settled."""
+
+    source: OpenFile
+    stored: Sequence[Stored]
+
+
+class Spool:
+    """The spool of one process: a file of its own, and now and then one that lost its owner."""
+
+    def __init__(
+        self, *, folder: Path, max_bytes: int, min_free_bytes: int, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._min_free_bytes = min_free_bytes
+        self._clock = clock
+        self._metrics = metrics
+        self._own: OpenFile | None = None
+        self._adopted: OpenFile | None = None
+        self._waiting: list[Waiting] = []
+        self._waiting_bytes = 0
+        self._committing: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
+        self._damaged: list[Path] = []
+        self._salvaging: asyncio.Task[None] | None = None
+        self._shunned: dict[Path, float] = {}
+        self._filled = asyncio.Event()
+
+    async def open(self) -> None:
+        """Take over a file that was left behind, else begin a new one.
+
+        A disk that fails is no reason not to start: `writable` says so, and every `append` and
+        `adopt` tries again.
+        """
+        try:
+            await self._open_own()
+        except _FAULTS:
+            log.exception("spool.unavailable")
+        self._salvage_soon()
+
+    async def close(self) -> None:
+        """Commit what waits and close the files; they keep what they hold."""
+        for task in (self._committing, self._salvaging):
+            if task is not None:
+                await task
+        for opened in (self._own, self._adopted):
+            if opened is not None:
+                await opened.file.close()
+                opened.owned.release()
+        self._own = self._adopted = None
+
+    @property
+    def totals(self) -> Totals:
+        """What is held in all."""
+        parts = [opened.file.totals for opened in (self._adopted, self._own) if opened is not None]
+        return Totals(
+            batches=sum(part.batches for part in parts),
+            events=sum(part.events for part in parts),
+            bytes=sum(part.bytes for part in parts),
+            oldest=min((part.oldest for part in parts if part.oldest is not None), default=None),
+        )
+
+    @property
+    def fault(self) -> str | None:
+        """Why a batch could not be held right now; None when it could."""
+        if self._own is None:
+            return "no spool file can be written"
+        if self.totals.bytes + self._waiting_bytes >= self._max_bytes:
+            return "the spool is full"
+        if self._free_bytes() < self._min_free_bytes:
+            return "too little disk is free"
+        return None
+
+    async def wait_filled(self) -> None:
+        """Return as soon as something is held."""
+        while not self.totals.batches:
+            self._filled.clear()
+            await self._filled.wait()
+
+    async def append(self, batch: Batch) -> None:
+        """Return once the batch would survive a power cut.
+
+        Raises:
+            SpoolFullError: a bound is reached or the disk fails; the batch may not be held.
+        """
+        row = pack(batch)
+        if self.totals.bytes + self._waiting_bytes + row.bytes > self._max_bytes:
+            raise SpoolFullError("the spool is full")
+        if self._free_bytes() < self._min_free_bytes + self._waiting_bytes + row.bytes:
+            raise SpoolFullError("too little disk is free")
+        held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(Waiting(row, held))
+        self._waiting_bytes += row.bytes
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit())
+        await held
+
+    async def head(self, *, max_events: int, max_bytes: int) -> Group | None:
+        """The oldest batches that are held; None when there are none, or none can be read now."""
+        for opened in (self._adopted, self._own):
+            if opened is None or not opened.file.totals.batches:
+                continue
+            try:
+                stored = await opened.file.head(max_events=max_events, max_bytes=max_bytes)
+            except StoreDamagedError as damage:
+                await self._replace(opened, damage)
+                return None
+            except _FAULTS as error:
+                log.warning("spool.unreadable", error_type=type(error).__name__)
+                return None
+            if stored:
+                return Group(opened, stored)
+        return None
+
+    async def settle(self, group: Group) -> None:
+        """Forget the batches of a group: the broker has them.
+
+        If that fails they are sent once more, which does no harm.
+        """
+        opened = group.source
+        try:
+            await opened.file.remove_through(group.stored[-1].seq)
+            if opened is self._adopted and not opened.file.totals.batches:
+                self._adopted = None
+                await opened.file.close()
+                opened.owned.remove()
+                log.info("spool.adopted_drained")
+        except StoreDamagedError as damage:
+            await self._replace(opened, damage)
+        except _FAULTS as error:
+            log.warning("spool.not_settled", error_type=type(error).__name__)
+
+    async def adopt(self) -> None:
+        """Take on one file whose owner has gone, if there is one; open our own if it failed."""
+        await self._reopen()
+        if self._adopted is not None:
+            return
+        try:
+            owned = self._claim_unowned()
+            if owned is None:
+                return
+            adopted = await self._open(owned)
+        except _FAULTS as error:
+            log.warning("spool.unreadable", error_type=type(error).__name__)
+            return
+        if adopted is None:
+            self._salvage_soon()
+            return
+        if not adopted.file.totals.batches:
+            await adopted.file.close()
+            owned.remove()
+            return
+        log.info("spool.adopted", count=adopted.file.totals.events)
+        self._adopted = adopted
+        self._filled.set()
+
+    async def _commit(self) -> None:
+        """Write everything that waits, in as few transactions as the disk's pace allows."""
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting, []
+                fault = await self._write([waiting.row for waiting in group])
+                self._waiting_bytes -= sum(waiting.row.bytes for waiting in group)
+                for waiting in group:
+                    if waiting.held.done():
+                        continue
+                    if fault is None:
+                        waiting.held.set_result(None)
+                    else:
+                        waiting.held.set_exception(SpoolFullError(fault))
+        finally:
+            self._committing = None
+
+    async def _write(self, rows: Sequence[Row]) -> str | None:
+        """Append rows to our file, or to the one that takes its place; says what went wrong."""
+        for _ in range(2):
+            opened = self._own
+            if opened is None:
+                return "no spool file can be written"
+            try:
+                await opened.file.append(rows)
+            except StoreDamagedError as damage:
+                await self._replace(opened, damage)
+            except _FAULTS as error:
+                if not is_failing(error):
+                    return "the disk is full or busy"
+                await self._abandon(opened, error)
+            else:
+                self._filled.set()
+                return None
+        return "no spool file can be written"
+
+    async def _open_own(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        owned = self._claim_unowned()
+        opened = await self._open(owned) if owned is not None else None
+        self._own = opened or await self._open(claim_new(self._folder))
+        if self._own is None:
+            raise StoreUnavailableError("a new spool file came out damaged")
+        if self._own.file.totals.batches:
+            self._filled.set()
+
+    def _claim_unowned(self) -> OwnedPath | None:
+        now = self._clock.monotonic()
+        for path, until in list(self._shunned.items()):
+            if until <= now:
+                del self._shunned[path]
+        return claim_unowned(self._folder, without=self._shunned.keys())
+
+    async def _open(self, owned: OwnedPath) -> OpenFile | None:
+        """Open a file that we own; None when it is damaged and was put aside."""
+        file = SpoolFile(owned.path)
+        try:
+            await file.open()
+        except StoreDamagedError as damage:
+            await file.close()
+            self._put_aside(owned, damage)
+            return None
+        except _FAULTS:
+            await file.close()
+            self._shunned[owned.path] = self._clock.monotonic() + SHUN_SECONDS
+            owned.release()
+            raise
+        return OpenFile(owned, file)
+
+    async def _replace(self, opened: OpenFile, damage: StoreDamagedError) -> None:
+        """Put a damaged file aside; a fresh one takes over from our own."""
+        if not self._forget(opened):
+            return
+        await opened.file.close()
+        self._put_aside(opened.owned, damage)
+        await self._reopen()
+
+    async def _abandon(self, opened: OpenFile, error: Exception) -> None:
+        """Leave a file that the disk fails on for later; another takes over from our own."""
+        if not self._forget(opened):
+            return
+        log.error("spool.abandoned", error_type=type(error.__cause__ or error).__name__)
+        await opened.file.close()
+        self._shunned[opened.owned.path] = self._clock.monotonic() + SHUN_SECONDS
+        opened.owned.release()
+        await self._reopen()
+
+    def _forget(self, opened: OpenFile) -> bool:
+        """Stop using a file; False when somebody did so before us."""
+        if opened is self._own:
+            self._own = None
+        elif opened is self._adopted:
+            self._adopted = None
+        else:
+            return False
+        return True
+
+    async def _reopen(self) -> None:
+        async with self._opening:
+            if self._own is None:
+                await self.open()
+        self._salvage_soon()
+
+    def _put_aside(self, owned: OwnedPath, damage: StoreDamagedError) -> None:
+        aside = owned.put_aside(now=self._clock.now())
+        self._metrics.spool_damaged.inc()
+        log.error("spool.damaged", path=aside.name, reason=str(damage))
+        self._damaged.append(aside)
+
+    def _salvage_soon(self) -> None:
+        if self._damaged and self._salvaging is None and self._own is not None:
+            self._salvaging = asyncio.create_task(self._salvage())
+
+    async def _salvage(self) -> None:
+        """Move what can be read in the damaged files into our own."""
+        try:
+            while self._damaged and self._own is not None:
+                saved, lost = await self._salvage_file(SpoolFile(self._damaged[0]))
+                path = self._damaged.pop(0)
+                self._metrics.spool_lost.inc(lost)
+                log.warning("spool.salvaged", path=path.name, count=saved, unreadable=lost)
+        except (StoreDamagedError, *_FAULTS) as error:
+            log.warning("spool.not_salvaged", error_type=type(error).__name__)
+        finally:
+            self._salvaging = None
+
+    async def _salvage_file(self, damaged: SpoolFile) -> tuple[int, int]:
+        """Batches saved from a file, and how many are known to be unreadable."""
+        saved = lost = reached = 0
+        try:
+            await damaged.open_damaged()
+            done = False
+            while not done:
+                found = await damaged.salvage(after=reached, limit=SALVAGE_ROWS)
+                reached, done, lost = found.reached, found.done, lost + found.unreadable
+                if found.rows and (fault := await self._write(found.rows)):
+                    raise StoreUnavailableError(fault)
+                saved += len(found.rows)
+                self._metrics.spool_salvaged.inc(len(found.rows))
+        except StoreDamagedError:
+            lost += 1  # nothing more can be told about this file
+        finally:
+            await damaged.close()
+        return saved, lost
+
+    def _free_bytes(self) -> int:
+        try:
+            return shutil.disk_usage(self._folder).free
+        except OSError:
+            return 0
+
+
+def is_failing(error: Exception) -> bool:
+    """Whether the file cannot be used any more, rather than the disk being full or busy."""
+    return not isinstance(error.__cause__, apsw.FullError | apsw.BusyError | apsw.LockedError)
