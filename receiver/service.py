@@ -1,7 +1,8 @@
 """One receiver process: its parts put together, started and stopped in order."""
 
 import asyncio
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +18,12 @@ from receiver.outlet import Outlet
 from receiver.server import Server
 from receiver.sources import read_networks, read_sources
 from receiver.spool import Spool
+from receiver.supervisor import Supervisor, is_child, on_orphaned
 from shared.broker import topology
 from shared.broker.publisher import ConfirmingPublisher
 from shared.clock import Clock, SystemClock
-from shared.config import Config, SourceConfig
+from shared.config import Config, load_config
+from shared.errors import ConfigError
 from shared.logs import get_logger
 from shared.ops import Check
 from shared.process import run_until
@@ -41,8 +44,11 @@ class Receiver:
         clock: Clock | None = None,
         registry: CollectorRegistry = REGISTRY,
         shared_port: bool = False,
+        reread: Callable[[], Config] | None = None,
     ) -> None:
         """With `shared_port`, other receiver processes listen on the same port.
+
+        `reread` loads the configuration anew on SIGHUP; of it, the sources are exchanged.
 
         Raises:
             ConfigError: a network cannot be read.
@@ -52,6 +58,7 @@ class Receiver:
         self._config = receiver
         self._clock = clock
         self._shared_port = shared_port
+        self._reread = reread
         self._sources = read_sources(config.source)
         self.metrics = Metrics(registry)
         self._publisher = ConfirmingPublisher(config.broker, name="receiver", queue=topology.EVENTS)
@@ -108,14 +115,19 @@ class Receiver:
         """Ready while it listens and a batch can be made durable in one of the two places."""
         return {"listening": self._check_listening, "broker or spool": self._check_durable}
 
-    def reload(self, sources: tuple[SourceConfig, ...]) -> None:
-        """Use other sources and secrets from the next request on.
+    def reload(self) -> None:
+        """Use the sources and secrets that are configured now, from the next request on.
 
-        Raises:
-            ConfigError: a network cannot be read; the old ones stay in use.
+        What cannot be used is logged, and the ones in use stay.
         """
-        self._sources = read_sources(sources)
-        log.info("sources.reloaded", count=len(sources))
+        if self._reread is None:
+            return
+        try:
+            self._sources = read_sources(self._reread().source)
+        except ConfigError as error:
+            log.error("sources.not_reloaded", error=str(error))  # noqa: TRY400 - it says it all
+        else:
+            log.info("sources.reloaded", count=len(self._sources))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then finish what is in hand and close the spool.
@@ -123,6 +135,8 @@ class Receiver:
         Raises:
             OSError: the port cannot be bound.
         """
+        if self._reread is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
         await self.spool.open()
         background = asyncio.create_task(self._work())
         try:
@@ -165,6 +179,24 @@ class Receiver:
         metrics.spool_writable.set_function(lambda: spool.fault is None)
 
 
-def build(config: Config) -> Receiver:
-    """The service for `shared.process.main`."""
-    return Receiver(config)
+class SupervisedReceiver(Receiver):
+    """A receiver that ends with the supervisor that started it."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set or the supervisor has gone."""
+        on_orphaned(stop.set)
+        await super().run(stop)
+
+
+def build(config: Config) -> Receiver | Supervisor:
+    """What ``python -m receiver`` runs.
+
+    Raises:
+        ConfigError: a network cannot be read.
+    """
+    if is_child():
+        return SupervisedReceiver(config, shared_port=True, reread=load_config)
+    if config.receiver.processes > 1:
+        read_sources(config.source)  # better refused here than by each process
+        return Supervisor(config)
+    return Receiver(config, reread=load_config)

@@ -40,11 +40,11 @@ def main(role: str, build: Callable[[Config], Service]) -> int:
     """
     try:
         config = load_config()
+        configure_logs(config.log, role=role)
+        return uvloop.run(_run(config, build))
     except ConfigError as error:
         print(f"correio {role}: {error}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
         return EXIT_USAGE
-    configure_logs(config.log, role=role)
-    return uvloop.run(_run(config, build))
 
 
 async def _run(config: Config, build: Callable[[Config], Service]) -> int:

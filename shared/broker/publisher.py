@@ -1,31 +1,27 @@
 """Publishing with confirms: a publish returns once the broker answers for every message."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 import aiormq
 from aio_pika.abc import AbstractConnection
-from msgspec import Struct
 from pamqp.commands import Basic
 
 from shared.broker import topology
+from shared.broker.burst import PERSISTENT, Burst, Message
 from shared.broker.connection import first_of, keep_connected
-from shared.broker.faults import LOST, translate
+from shared.broker.faults import translated
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError
 from shared.ids import new_id
+from shared.logs import get_logger
 
-PERSISTENT = 2
+log = get_logger(__name__)
 
 
-class Outgoing(Struct, frozen=True):
-    """One message to publish. `exchange` and `routing_key` are names of `topology`."""
-
-    body: bytes
-    exchange: str
-    routing_key: str
-    headers: Mapping[str, Any] = {}
+Outgoing = Message
+"""One message to publish; exchange and routing key are names of `topology`."""
 
 
 class Publisher(Protocol):
@@ -59,7 +55,9 @@ class ConfirmingPublisher:
         self._name = name
         self._queue = queue
         self._channel: aiormq.Channel | None = None
+        self._burst: Burst | None = None
         self._changed = asyncio.Event()
+        self._unroutable = asyncio.Event()
 
     @property
     def connected(self) -> bool:
@@ -77,28 +75,39 @@ class ConfirmingPublisher:
             await self._changed.wait()
 
     async def _serve(self, connection: AbstractConnection) -> None:
+        """Serve publishes until the channel closes; put back what a return shows to be missing."""
         await topology.require(connection, self._queue, self._config)
         outer = await connection.channel(publisher_confirms=True, on_return_raises=True)
         channel = cast("aiormq.Channel", await outer.get_underlay_channel())
         self._channel = channel
         self._changed.set()
         try:
-            await first_of(channel.closing)
+            while not channel.closing.done():
+                self._unroutable.clear()
+                await first_of(channel.closing, self._unroutable.wait())
+                if self._unroutable.is_set() and self._config.declare_missing:
+                    await topology.declare_on(connection)
         finally:
             self._channel = None
             self._changed.set()
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish and await every confirm; see `Publisher.publish`."""
-        channel = self._channel
+        channel, burst = self._channel, self._burst
         if channel is None:
             raise BrokerUnavailableError("not connected")
+        async with translated():
+            if burst is not None:
+                await burst.publish(messages)
+            else:
+                await self._publish_each(channel, messages)
+
+    async def _publish_each(self, channel: aiormq.Channel, messages: Sequence[Outgoing]) -> None:
+        """The documented way."""
         outcomes = await asyncio.gather(
             *(self._publish_one(channel, message) for message in messages), return_exceptions=True
         )
         for outcome in outcomes:
-            if isinstance(outcome, LOST):
-                raise translate(outcome) from outcome
             if isinstance(outcome, BaseException):
                 raise outcome
 
@@ -110,7 +119,7 @@ class ConfirmingPublisher:
             properties=Basic.Properties(
                 delivery_mode=PERSISTENT,
                 message_id=new_id(),  # never the event's own id: returns are matched by it
-                headers=dict(message.headers),
+                headers=message.headers,
             ),
             mandatory=True,
             wait=False,
