@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -20,7 +20,7 @@ from receiver.sources import read_networks, read_sources
 from receiver.spool import Spool
 from receiver.supervisor import Supervisor, is_child, on_orphaned
 from shared.broker import topology
-from shared.broker.publisher import ConfirmingPublisher
+from shared.broker.publisher import ConfirmingPublisher, Publisher
 from shared.clock import Clock, SystemClock
 from shared.config import Config, load_config
 from shared.errors import ConfigError
@@ -34,6 +34,14 @@ CLOSING: Final = 1.0
 """Seconds of the time for stopping that are left for closing spool and connection."""
 
 
+class LinkedPublisher(Publisher, Protocol):
+    """A publisher that looks after its own connection."""
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled."""
+        ...
+
+
 class Receiver:
     """Takes batches over HTTP and makes them durable."""
 
@@ -41,6 +49,7 @@ class Receiver:
         self,
         config: Config,
         *,
+        publisher: LinkedPublisher | None = None,
         clock: Clock | None = None,
         registry: CollectorRegistry = REGISTRY,
         shared_port: bool = False,
@@ -61,7 +70,9 @@ class Receiver:
         self._reread = reread
         self._sources = read_sources(config.source)
         self.metrics = Metrics(registry)
-        self._publisher = ConfirmingPublisher(config.broker, name="receiver", queue=topology.EVENTS)
+        self._publisher = publisher or ConfirmingPublisher(
+            config.broker, name="receiver", queue=topology.EVENTS
+        )
         self.spool = Spool(
             folder=Path(receiver.spool),
             max_bytes=receiver.spool_max_bytes,
