@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deploy.local.provide import find_broker
 from deploy.local.settings import SOURCE, Settings, prepare
-from deploy.local.stack import Stack
+from deploy.local.stack import ROOT, Stack
 
 
 async def run(folder: Path, *, named: str | None) -> int:
@@ -36,7 +36,7 @@ Everything is in {settings.folder}
 
 From another terminal:
   . {settings.folder}/env
-  correio send {settings.folder.parent}/tests/data/events/02_consent_authorised.json
+  correio send {ROOT}/tests/data/events/02_consent_authorised.json
   correio status
 
 Ctrl-C ends it; the data stays."""
