@@ -16,6 +16,10 @@ from shared.broker.faults import LOST
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError
 
+RENEWAL = 30.0
+"""Seconds of silence after which a consumer subscribes anew: a broker may lose a consumer without
+a word, as RabbitMQ 3.10 does when a queue is deleted and made again at once."""
+
 
 class Received(Struct, frozen=True):
     """One message as the broker delivered it."""
@@ -29,11 +33,9 @@ class Received(Struct, frozen=True):
 class Batch:
     """Messages taken together, oldest first, all from one channel."""
 
-    def __init__(
-        self, messages: Sequence[Received], channel: aiormq.abc.AbstractChannel | None
-    ) -> None:
+    def __init__(self, messages: Sequence[Received], subscription: "_Subscription | None") -> None:
         self.messages = messages
-        self._channel = channel
+        self._subscription = subscription
 
     async def ack(self) -> None:
         """Acknowledge all of them, and with them every earlier message of the channel.
@@ -41,10 +43,35 @@ class Batch:
         When the channel has gone meanwhile this does nothing: the broker delivers them again,
         which is why work must be idempotent.
         """
-        if self._channel is None or not self.messages:
-            return
+        if self._subscription is not None and self.messages:
+            await self._subscription.ack(self.messages[-1].tag)
+
+
+class _Subscription:
+    """One consumer on one channel, and how far its messages are settled."""
+
+    def __init__(self, channel: aiormq.abc.AbstractChannel) -> None:
+        self._channel = channel
+        self._delivered = 0
+        self._acked = 0
+        self._still = True
+
+    def delivered(self, tag: int) -> None:
+        self._delivered = tag
+        self._still = False
+
+    async def ack(self, tag: int) -> None:
+        self._acked = tag
         with contextlib.suppress(*LOST):
-            await self._channel.basic_ack(self.messages[-1].tag, multiple=True, wait=False)
+            await self._channel.basic_ack(tag, multiple=True, wait=False)
+
+    async def idle(self) -> None:
+        """Return after `RENEWAL` seconds without a message and with none unsettled."""
+        while True:
+            self._still = True
+            await asyncio.sleep(RENEWAL)
+            if self._still and self._acked == self._delivered:
+                return
 
 
 class BatchConsumer:
@@ -62,7 +89,7 @@ class BatchConsumer:
         self._prefetch = prefetch
         self._buffer: deque[Received] = deque()
         self._arrived = asyncio.Event()
-        self._channel: aiormq.abc.AbstractChannel | None = None
+        self._subscription: _Subscription | None = None
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._unwanted = asyncio.Event()
@@ -70,7 +97,7 @@ class BatchConsumer:
     @property
     def consuming(self) -> bool:
         """Whether the broker delivers to us right now."""
-        return self._channel is not None
+        return self._subscription is not None
 
     @property
     def buffered(self) -> int:
@@ -104,7 +131,7 @@ class BatchConsumer:
         messages = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
         if not messages:  # the channel closed while we lingered and took its messages along
             return await self.take(limit=limit, linger=linger)
-        return Batch(messages, self._channel)
+        return Batch(messages, self._subscription)
 
     async def _serve(self, connection: AbstractConnection) -> None:
         """Consume over this connection until it, or the consumer on it, is lost."""
@@ -121,7 +148,10 @@ class BatchConsumer:
         channel = await outer.get_underlay_channel()
         cancelled = asyncio.Event()
 
+        subscription = _Subscription(channel)
+
         async def collect(message: aiormq.abc.DeliveredMessage) -> None:
+            subscription.delivered(message.delivery_tag or 0)
             self._buffer.append(
                 Received(
                     message.body,
@@ -134,14 +164,15 @@ class BatchConsumer:
 
         channel.on_consumer_cancel_callbacks.add(lambda _frame: cancelled.set())
         await channel.basic_qos(prefetch_count=self._prefetch)
-        self._channel = channel
+        self._subscription = subscription
+        lost_consumer = asyncio.ensure_future(first_of(channel.closing, cancelled.wait()))
         try:
             await channel.basic_consume(self._queue, collect)
-            await first_of(channel.closing, cancelled.wait(), self._unwanted.wait())
-            if self._wanted.is_set():
+            await first_of(lost_consumer, self._unwanted.wait(), subscription.idle())
+            if lost_consumer.done() and not lost_consumer.cancelled():
                 raise BrokerUnavailableError("the consumer was lost")
         finally:
-            self._channel = None
+            self._subscription = None
             self._buffer.clear()
             with contextlib.suppress(*LOST):
                 async with asyncio.timeout(1):

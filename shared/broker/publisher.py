@@ -9,15 +9,19 @@ from aio_pika.abc import AbstractConnection
 from pamqp.commands import Basic
 
 from shared.broker import topology
-from shared.broker.burst import PERSISTENT, Burst, Message
+from shared.broker.burst import PERSISTENT, Burst, Message, fits
 from shared.broker.connection import first_of, keep_connected
 from shared.broker.faults import translated
 from shared.config import BrokerConfig
-from shared.errors import BrokerUnavailableError
+from shared.errors import BrokerUnavailableError, UnroutableError
 from shared.ids import new_id
 from shared.logs import get_logger
 
 log = get_logger(__name__)
+
+MEND_DELAY = 1.0
+"""Seconds before a deleted queue is declared again. RabbitMQ 3.10 attaches the consumers of a
+quorum queue that is gone to one of the same name made at once, and they never hear of it."""
 
 
 Outgoing = Message
@@ -75,32 +79,46 @@ class ConfirmingPublisher:
             await self._changed.wait()
 
     async def _serve(self, connection: AbstractConnection) -> None:
-        """Serve publishes until the channel closes; put back what a return shows to be missing."""
+        """Serve publishes until the channel closes."""
         await topology.require(connection, self._queue, self._config)
         outer = await connection.channel(publisher_confirms=True, on_return_raises=True)
         channel = cast("aiormq.Channel", await outer.get_underlay_channel())
-        self._channel = channel
+        burst = Burst(channel) if fits(channel) else None
+        if burst is None:
+            log.warning("publisher.slow", worker=self._name, reason="aiormq has another shape")
+        self._channel, self._burst = channel, burst
         self._changed.set()
         try:
-            while not channel.closing.done():
-                self._unroutable.clear()
-                await first_of(channel.closing, self._unroutable.wait())
-                if self._unroutable.is_set() and self._config.declare_missing:
-                    await topology.declare_on(connection)
+            await first_of(
+                channel.closing, self._mend(connection), *([burst.run()] if burst else [])
+            )
         finally:
-            self._channel = None
+            self._channel = self._burst = None
             self._changed.set()
+
+    async def _mend(self, connection: AbstractConnection) -> None:
+        """Put back what a return shows to be missing, for as long as the connection stands."""
+        while True:
+            self._unroutable.clear()
+            await self._unroutable.wait()
+            await asyncio.sleep(MEND_DELAY)
+            if self._config.declare_missing:
+                await topology.declare_on(connection)
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish and await every confirm; see `Publisher.publish`."""
         channel, burst = self._channel, self._burst
         if channel is None:
             raise BrokerUnavailableError("not connected")
-        async with translated():
-            if burst is not None:
-                await burst.publish(messages)
-            else:
-                await self._publish_each(channel, messages)
+        try:
+            async with translated():
+                if burst is not None:
+                    await burst.publish(messages)
+                else:
+                    await self._publish_each(channel, messages)
+        except UnroutableError:
+            self._unroutable.set()
+            raise
 
     async def _publish_each(self, channel: aiormq.Channel, messages: Sequence[Outgoing]) -> None:
         """The documented way."""
