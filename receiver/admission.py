@@ -59,20 +59,19 @@ class Admission:
     async def admit(  # noqa: PLR0911 - a line of checks, each with its own refusal
         self, request: BaseRequest, name: str, held: Held
     ) -> Batch | Refusal:
-        """The batch that a POST carries; without events when its body is empty.
-
-        Raises:
-            ConnectionError: the sender went away before the body was complete.
-        """
+        """The batch that a POST carries; without events when its body is empty."""
         source = self.find(request, name)
         if isinstance(source, Refusal):
             return source
+        refusal = check_encoding(request)
+        if refusal is not None:
+            return refusal
         body = await self._read(request, held)
         if isinstance(body, Refusal):
             return body
         if not body:
             return self._batch(request, source, ())
-        refusal = check_media_type(request) or check_encoding(request)
+        refusal = check_media_type(request)
         if refusal is not None:
             return refusal
         plain = decode_body(request, body, limit=self._config.max_body_bytes, held=held)
@@ -101,6 +100,8 @@ class Admission:
             )
         except RequestPayloadError:
             return Refusal(Reason.MALFORMED_REQUEST, "the framing of the body is broken")
+        except ConnectionError:
+            return Refusal(Reason.SENDER_LEFT, "the connection ended within the body")
 
     def _batch(self, request: BaseRequest, source: Source, events: tuple[bytes, ...]) -> Batch:
         given = request.headers.get(TRACEPARENT, "")

@@ -84,19 +84,23 @@ async def _read(content: StreamReader, *, limit: int, held: Held) -> bytes | Ref
     chunk = await content.readany()
     if content.is_eof() and content.total_raw_bytes == len(chunk) <= limit:
         return chunk if held.grow(len(chunk)) else _crowded()
-    body = bytearray()
+    chunks: list[bytes] = []
+    size = 0
     while chunk:
-        if len(body) + len(chunk) > limit:
+        size += len(chunk)
+        if size > limit:
             return _too_large(limit)
-        if not held.grow(len(body) + len(chunk)):
+        if not held.grow(size):
             return _crowded()
-        body += chunk
+        chunks.append(chunk)
         chunk = await content.readany()
-    return bytes(body)
+    return b"".join(chunks)
 
 
 def check_encoding(request: BaseRequest) -> Refusal | None:
     """Refuse an encoding that `decode_body` does not know, and more than one."""
+    if request.headers.get(hdrs.TRANSFER_ENCODING, "chunked").strip().lower() != "chunked":
+        return Refusal(Reason.ENCODING, "Transfer-Encoding must be chunked or absent")
     encodings = _encodings(request)
     if len(encodings) > 1 or any(encoding not in _WINDOW for encoding in encodings):
         return Refusal(Reason.ENCODING, "Content-Encoding must be gzip, deflate or absent")

@@ -11,7 +11,8 @@ PATH: Final = "/openapi.json"
 WEBHOOKS: Final = "/v1/webhooks/"
 ALLOWED_METHODS: Final = "GET, HEAD, OPTIONS"
 
-_REFUSED_POST = tuple(reason for reason in Reason if reason not in (Reason.METHOD, Reason.FAULT))
+_NEVER_SEEN = (Reason.METHOD, Reason.FAULT, Reason.SENDER_LEFT)
+_REFUSED_POST = tuple(reason for reason in Reason if reason not in _NEVER_SEEN)
 _REFUSED_GET = (Reason.UNKNOWN_SOURCE, Reason.NOT_FOUND, Reason.ADDRESS, Reason.MALFORMED_REQUEST)
 _RETRY = {
     "Retry-After": {

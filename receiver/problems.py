@@ -31,6 +31,7 @@ class Reason(StrEnum):
     MEDIA_TYPE = "unsupported-media-type"
     ENCODING = "unsupported-encoding"
     EXPECTATION = "expectation-failed"
+    SENDER_LEFT = "sender-left"
     FAULT = "internal-fault"
     OVERLOADED = "overloaded"
     NOT_DURABLE = "not-durable"
@@ -53,6 +54,7 @@ _STATUS: Mapping[Reason, HTTPStatus] = MappingProxyType({
     Reason.MEDIA_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Reason.ENCODING: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Reason.EXPECTATION: HTTPStatus.EXPECTATION_FAILED,
+    Reason.SENDER_LEFT: HTTPStatus.BAD_REQUEST,
     Reason.FAULT: HTTPStatus.INTERNAL_SERVER_ERROR,
     Reason.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
     Reason.NOT_DURABLE: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -68,6 +70,7 @@ _HEADERS: Mapping[Reason, Mapping[str, str]] = MappingProxyType({
 
 _CLOSING = frozenset({
     Reason.MALFORMED_REQUEST, Reason.TIMEOUT, Reason.TOO_LARGE, Reason.EXPECTATION, Reason.FAULT,
+    Reason.SENDER_LEFT,
 })  # fmt: skip
 
 

@@ -59,13 +59,14 @@ class GuardedServer(web.Server):
 class GuardedConnection(RequestHandler):
     """One connection with a deadline for each head."""
 
-    __slots__ = ("_admitted", "_head_timer", "_server")
+    __slots__ = ("_admitted", "_head_begun", "_head_timer", "_server")
 
     def __init__(self, server: GuardedServer) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)  # noqa: SLF001 - as aiohttp's own Server does
         self._server = server
         self._head_timer: asyncio.TimerHandle | None = None
         self._admitted = False
+        self._head_begun = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or answer at once that there are too many."""
@@ -99,8 +100,10 @@ class GuardedConnection(RequestHandler):
         super().data_received(data)
         if self._request_count != before:
             self._head_arrived()
-        elif self._idle and self._head_timer is None:
-            self._expect_head()
+        elif self._idle:
+            self._head_begun = True
+            if self._head_timer is None:
+                self._expect_head()
 
     def handle_error(
         self,
@@ -132,6 +135,7 @@ class GuardedConnection(RequestHandler):
         )
 
     def _head_arrived(self) -> None:
+        self._head_begun = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -140,9 +144,10 @@ class GuardedConnection(RequestHandler):
         self._head_timer = None
         if self.transport is None or requests != self._request_count:
             return
-        refusal = Refusal(Reason.TIMEOUT, "the head of the request did not arrive in time")
-        self._server.metrics.refused(refusal.reason)
-        self.transport.write(render(refusal))
+        if self._head_begun:
+            refusal = Refusal(Reason.TIMEOUT, "the head of the request did not arrive in time")
+            self._server.metrics.refused(refusal.reason)
+            self.transport.write(render(refusal))
         self.force_close()
 
 

@@ -25,6 +25,11 @@ class Server:
         """Whether new connections are taken."""
         return self._listener is not None
 
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return self._guarded.open if self._guarded is not None else 0
+
     async def start(self, *, shared_port: bool = False) -> None:
         """Bind and serve; `port` is the real one afterwards.
 
@@ -44,7 +49,7 @@ class Server:
             reuse_port=shared_port or None,
         )
         self.port = self._listener.sockets[0].getsockname()[1]
-        self._metrics.connections.set_function(lambda: guarded.open)
+        self._metrics.connections.set_function(lambda: self.connections)
 
     async def stop(self, *, grace: float) -> None:
         """Take no new connection or request; wait up to `grace` seconds for those in hand."""

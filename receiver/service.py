@@ -126,6 +126,11 @@ class Receiver:
         """Ready while it listens and a batch can be made durable in one of the two places."""
         return {"listening": self._check_listening, "broker or spool": self._check_durable}
 
+    @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+        return self.server.port
+
     def reload(self) -> None:
         """Use the sources and secrets that are configured now, from the next request on.
 

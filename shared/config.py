@@ -81,7 +81,7 @@ class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):
     publish_timeout: PositiveSeconds = 2.0
     shutdown_timeout: PositiveSeconds = 8.0
     max_body_bytes: PositiveInt = 4_194_304
-    max_buffered_bytes: PositiveInt = 33_554_432
+    max_buffered_bytes: PositiveInt = 16_777_216
     max_events: PositiveInt = 1_000
     max_depth: PositiveInt = 64
     header_timeout: PositiveSeconds = 5.0

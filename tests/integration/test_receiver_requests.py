@@ -15,17 +15,8 @@ from receiver.signature import HEADER, sign
 from shared.broker import headers as names
 from shared.broker import topology
 from shared.config import Secret, SourceConfig
-from tests.support.receiver import (
-    PATH,
-    SECRET,
-    FakeBroker,
-    ask,
-    connected,
-    post,
-    request,
-    running,
-    settings,
-)
+from tests.support.http import PATH, SECRET, ask, connected, post, request
+from tests.support.receiver import FakeBroker, running, settings
 
 BATCH = b'[{"eventId":"e-1","n":1.0},{"eventID":"e-2"},7]'
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

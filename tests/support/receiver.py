@@ -1,27 +1,27 @@
-"""A receiver inside the test's own process, a broker that does as told, and raw HTTP."""
+"""Receivers in the test's own process and outside of it, and a broker that does as told."""
 
 import asyncio
 import contextlib
 import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aio_pika
-from msgspec import Struct, structs
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 
 from receiver.service import LinkedPublisher, Receiver
-from receiver.signature import HEADER, sign
 from shared.broker import topology
 from shared.broker.publisher import Outgoing
 from shared.config import BrokerConfig, Config, ReceiverConfig, Secret, SourceConfig
 from shared.errors import BrokerUnavailableError, CorreioError
+from tests.support.http import PATIENCE, SECRET
 
-SECRET = "test secret"
 SOURCE = SourceConfig(name="klavi", secrets=(Secret(SECRET),))
-PATH = "/v1/webhooks/klavi"
-PATIENCE = 30.0
 
 
 class FakeBroker:
@@ -103,91 +103,83 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-class Answer(Struct, frozen=True):
-    """An HTTP answer."""
+class Spawned:
+    """A receiver in a process of its own, which can be measured and killed."""
 
-    status: int
-    headers: dict[str, str]
-    body: bytes
+    def __init__(self, folder: Path, **environment: str) -> None:
+        """`environment` are fields of [receiver] or whole CORREIO variables."""
+        self._folder = folder
+        self._log = folder / "receiver.log"
+        fields = {
+            name if name.startswith("CORREIO_") else f"CORREIO_RECEIVER__{name.upper()}": value
+            for name, value in environment.items()
+        }
+        self._environment = {
+            "CORREIO_CONFIG": str(folder / "correio.toml"),
+            "CORREIO_RECEIVER__SPOOL": str(folder / "spool"),
+            "CORREIO_RECEIVER__PORT": "0",
+            "CORREIO_RECEIVER__SPOOL_MIN_FREE_BYTES": "0",
+            "CORREIO_BROKER__URL": "amqp://127.0.0.1:1/",
+            **fields,
+        }
+        self.port = 0
+        self.process: asyncio.subprocess.Process | None = None
+        (folder / "correio.toml").write_text(
+            f'[[source]]\nname = "klavi"\nsecrets = ["{SECRET}"]\n', encoding="utf-8"
+        )
 
     @property
-    def json(self) -> Any:
-        """The body, decoded."""
-        return json.loads(self.body)
+    def pid(self) -> int:
+        """The process."""
+        assert self.process is not None
+        return self.process.pid
 
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged since its start."""
+        text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        return [json.loads(line) for line in whole if line.startswith("{")]
 
-class Client:
-    """One raw connection to the receiver."""
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of this event."""
+        return [line for line in self.lines if line["event"] == event]
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    async def start(self) -> None:
+        """Start it and wait until it listens."""
+        with self._log.open("w") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "receiver",
+                env={**os.environ, **self._environment},
+                stderr=log,
+            )
+        process = self.process
+        await until(lambda: bool(self.said("receiver.listening")) or process.returncode is not None)
+        assert process.returncode is None, self._log.read_text(encoding="utf-8")
+        self.port = self.said("receiver.listening")[-1]["port"]
+        self._environment["CORREIO_RECEIVER__PORT"] = str(self.port)
 
-    async def send(self, data: bytes) -> None:
-        """Send bytes as they are; a peer that has hung up is no fault of ours."""
-        with contextlib.suppress(ConnectionError):
-            self._writer.write(data)
-            await self._writer.drain()
-
-    async def answer(self, *, body: bool = True) -> Answer:
-        """Read one answer."""
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it by a signal; returns its exit status."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
         async with asyncio.timeout(PATIENCE):
-            head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            fields = (line.split(": ", 1) for line in head[1:] if line)
-            headers = {name.lower(): value for name, value in fields}
-            length = int(headers.get("content-length", 0)) if body else 0
-            content = await self._reader.readexactly(length)
-        return Answer(int(head[0].split()[1]), headers, content)
-
-    async def ended(self) -> bytes:
-        """Wait until the receiver closes the connection; returns what came before."""
-        async with asyncio.timeout(PATIENCE):
-            try:
-                return await self._reader.read()
-            except ConnectionError:
-                return b""
+            return await self.process.wait()
 
 
 @contextlib.asynccontextmanager
-async def connected(receiver: Receiver) -> AsyncIterator[Client]:
-    """A raw connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", receiver.server.port)
+async def spawned(folder: Path, **environment: str) -> AsyncIterator[Spawned]:
+    """A receiver process that listens; it is killed at the end if it still runs."""
+    process = Spawned(folder, **environment)
     try:
-        yield Client(reader, writer)
+        await process.start()
+        yield process
     finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-def request(
-    body: bytes = b"", *, method: str = "POST", path: str = PATH, **headers: str | None
-) -> bytes:
-    """The bytes of a signed request. Underscores in header names stand for hyphens.
-
-    A header that is None is left out.
-    """
-    fields: dict[str, str | None] = {
-        "Host": "receiver",
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        HEADER: sign(body, SECRET.encode()),
-    }
-    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
-    lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
-    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode() + body
-
-
-async def ask(receiver: Receiver, data: bytes, *, body: bool = True) -> Answer:
-    """Send one request on a connection of its own."""
-    async with connected(receiver) as client:
-        await client.send(data)
-        return await client.answer(body=body)
-
-
-async def post(receiver: Receiver, body: bytes, **headers: str | None) -> Answer:
-    """Send one signed batch."""
-    return await ask(receiver, request(body, **headers))
+        if process.process is not None and process.process.returncode is None:
+            await process.end(signal.SIGKILL)
 
 
 async def take(url: str, count: int) -> list[aio_pika.abc.AbstractIncomingMessage]:
