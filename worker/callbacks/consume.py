@@ -1,0 +1,133 @@
+"""From the broker to the lanes: every message is settled as soon as it is understood.
+
+No message is held while an endpoint is waited for. A delivery whose message has been
+acknowledged is safe all the same: its wake time stands in the store.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from shared.broker.connection import first_of
+from shared.broker.consumer import Batch, BatchConsumer
+from shared.logs import get_logger
+from shared.store.rows import Delivery, DeliveryState
+from worker.callbacks import metrics
+from worker.callbacks.lanes import Lanes, Waiting, parked_wake
+from worker.callbacks.means import Means
+from worker.callbacks.outbound import delay
+from worker.callbacks.patience import TRANSIENT
+
+log = get_logger(__name__)
+
+LINGER: Final = 0.002
+"""Seconds for which a batch waits for company."""
+
+OPEN_STATES: Final = (DeliveryState.PENDING, DeliveryState.RETRYING)
+
+
+class Holder(Protocol):
+    """Says which endpoints get nothing at present, and holds what waits for them."""
+
+    def may_call(self, endpoint: str) -> bool:
+        """Whether the endpoint is configured and enabled."""
+        ...
+
+    def hold_soon(self, endpoint: str) -> None:
+        """Have the deliveries of an endpoint held."""
+        ...
+
+
+class Intake:
+    """Takes messages and puts their deliveries where they belong."""
+
+    def __init__(
+        self,
+        consumer: BatchConsumer,
+        means: Means,
+        *,
+        lanes: Lanes,
+        holder: Holder,
+        work: asyncio.Event,
+    ) -> None:
+        """`work` is set when a lane has something new."""
+        self._consumer = consumer
+        self._means = means
+        self._lanes = lanes
+        self._holder = holder
+        self._work = work
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take batches until `stop` is set."""
+        while not stop.is_set():
+            batch = await self._take(stop)
+            if batch is None:
+                return
+            try:
+                await self.sort([one.body.decode("ascii", "replace") for one in batch.messages])
+            except TRANSIENT as error:
+                await self._pause(stop, error)
+            else:
+                await batch.ack()
+
+    async def _take(self, stop: asyncio.Event) -> Batch | None:
+        take = asyncio.ensure_future(
+            self._consumer.take(limit=self._means.config.prefetch, linger=LINGER)
+        )
+        await first_of(stop.wait(), asyncio.shield(take))
+        if take.done():
+            return take.result()
+        take.cancel()
+        return None
+
+    async def _pause(self, stop: asyncio.Event, error: Exception) -> None:
+        """Give the messages back and take none until the store answers again."""
+        self._consumer.pause()
+        await first_of(stop.wait(), self._means.patience.recovered(error))
+        if not stop.is_set():
+            self._consumer.resume()
+
+    async def sort(self, ids: Sequence[str]) -> None:
+        """Put each delivery into its lane, a delay queue, or back into the store.
+
+        Raises:
+            StoreUnavailableError: nothing is lost as long as no message is acknowledged.
+            StoreConflictError: likewise.
+        """
+        now = self._means.clock.now()
+        early: list[Delivery] = []
+        parked: dict[str, int] = {}
+        for delivery in await self._means.store.load(dict.fromkeys(ids)):
+            lane = self._lanes.all.get(delivery.endpoint)
+            if not _is_wanted(delivery, now):
+                result = "settled"
+            elif delivery.due_at > now:
+                early.append(delivery)
+                result = "early"
+            elif lane is None or not self._holder.may_call(delivery.endpoint):
+                self._holder.hold_soon(delivery.endpoint)
+                result = "held"
+            elif lane.push(Waiting(delivery.id, delivery.due_at)):
+                result = "taken"
+            else:
+                parked[delivery.id] = parked_wake(
+                    now=now,
+                    due_at=delivery.due_at,
+                    not_before=0,
+                    chance=random.random(),  # noqa: S311 - spreads load
+                )
+                metrics.PARKED.labels(delivery.endpoint, "full").inc()
+                result = "parked"
+            metrics.MESSAGES.labels(result).inc()
+        if parked:
+            await self._means.store.park(parked)
+        if early:
+            await delay(self._means, {one.id: one.due_at for one in early})
+        self._work.set()
+
+
+def _is_wanted(delivery: Delivery, now: int) -> bool:
+    """Whether it still waits for an attempt that nobody else is making."""
+    leased = delivery.lease_until is not None and delivery.lease_until > now
+    return delivery.state in OPEN_STATES and not leased

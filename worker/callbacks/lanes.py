@@ -1,0 +1,202 @@
+"""Who may be attempted next: one lane for each endpoint, fair turns between them.
+
+No I/O: times come in as Unix milliseconds. A lane holds ids only. What waits in it is not
+claimed and its message is acknowledged: the store wakes it again if this process dies.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from shared.config import CallbacksConfig
+from worker.callbacks import breaker, pace
+from worker.callbacks.breaker import BreakerPolicy, Closed, HalfOpen, Open
+from worker.callbacks.outcomes import Outcome, RetryableFailure, asks_to_slow, is_healthy
+from worker.callbacks.targets import Target
+
+WEIGHT: Final = 0.2
+"""Weight of the latest attempt in the mean duration."""
+
+FIRST_GUESS: Final = 100.0
+"""Milliseconds that an attempt takes, until one has been seen."""
+
+SLOW: Final = 1_000.0
+"""Milliseconds of mean duration from which an endpoint counts as slow."""
+
+FLOOR: Final = 5.0
+"""Milliseconds that an attempt takes at the least, claim and all."""
+
+PARK_MIN: Final = 1_000
+"""Milliseconds for which a delivery is parked at the least."""
+
+PARK_MAX: Final = 300_000
+"""Milliseconds for which a delivery is parked at the most, unless it must wait longer."""
+
+MOST_WAITING: Final = 5_000
+"""Ids that one lane holds at the most."""
+
+
+class Waiting(Struct, frozen=True):
+    """A delivery that waits for a slot."""
+
+    id: str
+    due_at: int
+
+
+class Lane:
+    """One endpoint: who waits, how many run, and what is known of its health."""
+
+    def __init__(self, target: Target, config: CallbacksConfig) -> None:
+        self.target = target
+        self.running = 0
+        self.breaker: breaker.Breaker = Closed()
+        self.pace = pace.fresh(target.max_in_flight)
+        self.mean_ms = FIRST_GUESS
+        self.waiting: dict[str, Waiting] = {}
+        self._policy = BreakerPolicy.of(config)
+        self._longest_pause = config.breaker_open
+        self._probe_ms = round(config.attempt_timeout * 1000)
+        self._window_ms = config.wake_grace * 1000 / 2
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether its attempts take long: such lanes share half of all slots."""
+        return self.mean_ms >= SLOW
+
+    @property
+    def capacity(self) -> int:
+        """How many may wait: what the endpoint can do within half of the wake grace."""
+        in_time = self._window_ms / max(self.mean_ms, FLOOR) * self.pace.slots
+        return max(self.target.max_in_flight, min(int(in_time), MOST_WAITING))
+
+    def blocked_until(self, now: int) -> int | None:
+        """Until when no attempt can start, however many slots are free; None if one can."""
+        if self.pace.not_before > now:
+            return self.pace.not_before
+        match self.breaker:
+            case Open(until=until) if until > now:
+                return until
+            case HalfOpen():
+                return now + self._probe_ms
+        return None
+
+    def room(self, now: int) -> int:
+        """How many attempts may start now."""
+        if self.blocked_until(now) is not None:
+            return 0
+        free = self.pace.slots - self.running
+        probes = breaker.room(self.breaker, now=now)
+        return max(0, free if probes is None else min(free, probes))
+
+    def push(self, one: Waiting) -> bool:
+        """Let a delivery wait; False when the lane is full."""
+        if len(self.waiting) >= self.capacity:
+            return False
+        self.waiting[one.id] = one
+        return True
+
+    def start(self) -> Waiting:
+        """Take the one that has waited longest; it counts as running from now on."""
+        one = self.waiting.pop(next(iter(self.waiting)))
+        self.running += 1
+        self.breaker = breaker.started(self.breaker)
+        return one
+
+    def give_up(self, now: int) -> None:
+        """A started one was not attempted after all."""
+        self.running -= 1
+        self.breaker = breaker.abandoned(self.breaker, now=now)
+
+    def finish(self, outcome: Outcome, *, duration_ms: float, now: int) -> None:
+        """A started one has ended."""
+        self.running -= 1
+        self.mean_ms += WEIGHT * (duration_ms - self.mean_ms)
+        healthy = is_healthy(outcome)
+        if healthy is None:
+            self.breaker = breaker.abandoned(self.breaker, now=now)
+        else:
+            self.breaker = breaker.settled(
+                self.breaker, healthy=healthy, now=now, policy=self._policy
+            )
+        if asks_to_slow(outcome):
+            asked = outcome.retry_after if isinstance(outcome, RetryableFailure) else None
+            self.pace = pace.slowed_down(
+                self.pace, now=now, pause=min(asked or 0.0, self._longest_pause)
+            )
+        elif healthy:
+            self.pace = pace.sped_up(self.pace)
+
+    def drain(self) -> list[Waiting]:
+        """Empty the waiting room."""
+        waiting = list(self.waiting.values())
+        self.waiting.clear()
+        return waiting
+
+
+class Lanes:
+    """All lanes, and the slots that they share."""
+
+    def __init__(self, targets: Mapping[str, Target], config: CallbacksConfig) -> None:
+        self.all = {target.id: Lane(target, config) for target in targets.values()}
+        self._slots = config.max_in_flight
+        self._order = deque(self.all.values())
+
+    @property
+    def running(self) -> int:
+        """Attempts in flight."""
+        return sum(lane.running for lane in self.all.values())
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries waiting for a slot."""
+        return sum(len(lane.waiting) for lane in self.all.values())
+
+    def pick(self, now: int) -> list[tuple[Lane, Waiting]]:
+        """Start as many as there are slots for, one of each lane in turn.
+
+        Slow lanes together leave half of the slots to the others, so that endpoints that hang
+        cannot take them all.
+        """
+        picked: list[tuple[Lane, Waiting]] = []
+        free = self._slots - self.running
+        slow = max(1, self._slots // 2) - sum(
+            lane.running for lane in self.all.values() if lane.is_slow
+        )
+        ready = deque(lane for lane in self._order if lane.waiting)
+        self._order.rotate(-1)
+        while ready and free > 0:
+            lane = ready.popleft()
+            if not lane.waiting or lane.room(now) == 0 or (lane.is_slow and slow <= 0):
+                continue
+            picked.append((lane, lane.start()))
+            ready.append(lane)
+            free -= 1
+            slow -= lane.is_slow
+        return picked
+
+    def blocked(self, now: int) -> list[tuple[Lane, int]]:
+        """Lanes in which some wait although none can start, and until when."""
+        return [
+            (lane, until)
+            for lane in self.all.values()
+            if lane.waiting and (until := lane.blocked_until(now)) is not None
+        ]
+
+
+def parked_wake(*, now: int, due_at: int, not_before: int, chance: float) -> int:
+    """When to wake a delivery that cannot be attempted now, in Unix milliseconds.
+
+    The longer it is overdue the longer it waits, between `PARK_MIN` and `PARK_MAX`: a backlog of
+    any size costs little to keep, and when its endpoint recovers it comes back spread out.
+
+    Args:
+        now: the present.
+        due_at: when the delivery was due.
+        not_before: no attempt can start before then.
+        chance: evenly spread over 0 to 1; adds up to a quarter.
+    """
+    overdue = max(0, now - due_at)
+    wait = max(PARK_MIN, min(overdue // 2, PARK_MAX), not_before - now)
+    return now + round(wait * (1 + chance / 4))

@@ -1,0 +1,133 @@
+"""Writing back what came of attempts: those that end close together in one transaction."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from msgspec import Struct
+
+from shared.logs import get_logger
+from shared.store.rows import AttemptRecord, Delivery, DeliveryState
+from worker.callbacks import metrics
+from worker.callbacks.attempt import Call
+from worker.callbacks.decide import Policy, decide
+from worker.callbacks.means import Means
+from worker.callbacks.outbound import delay
+from worker.callbacks.outcomes import (
+    EndpointGone,
+    PermanentFailure,
+    RetryableFailure,
+    name_of,
+    status_of,
+)
+
+log = get_logger(__name__)
+
+FAILED: Final = (RetryableFailure, PermanentFailure)
+
+GROUP: Final = 200
+"""Attempts in one transaction at the most."""
+
+
+class Finished(Struct, frozen=True):
+    """An attempt that has ended and is not written yet."""
+
+    delivery: Delivery
+    lease: str
+    call: Call
+
+
+class Recorder:
+    """Records attempts, then arranges for their retries."""
+
+    def __init__(self, means: Means, *, gone: Callable[[str], Awaitable[None]]) -> None:
+        """`gone` is told of an endpoint that answered 410."""
+        self._means = means
+        self._gone = gone
+        self._policy = Policy.of(means.config)
+        self._queue: asyncio.Queue[Finished] = asyncio.Queue()
+
+    def put(self, finished: Finished) -> None:
+        """Take an attempt that has ended."""
+        self._queue.put_nowait(finished)
+
+    async def drained(self) -> None:
+        """Return once everything taken so far is written."""
+        await self._queue.join()
+
+    async def run(self) -> None:
+        """Record until cancelled."""
+        while True:
+            group = [await self._queue.get()]
+            while len(group) < GROUP and not self._queue.empty():
+                group.append(self._queue.get_nowait())
+            await self._write(group)
+            for _ in group:
+                self._queue.task_done()
+
+    async def _write(self, group: list[Finished]) -> None:
+        records = [self._record_of(one) for one in group]
+        moved = set(await self._means.patience.insist(lambda: self._means.store.record(records)))
+        retries = {}
+        for one, record in zip(group, records, strict=True):
+            _tell(one, record)
+            if record.state is DeliveryState.RETRYING and record.delivery_id in moved:
+                retries[record.delivery_id] = record.due_at
+        if retries:
+            await self._means.patience.insist(lambda: delay(self._means, retries))
+        for endpoint in {
+            one.delivery.endpoint for one in group if isinstance(one.call.outcome, EndpointGone)
+        }:
+            await self._gone(endpoint)
+
+    def _record_of(self, one: Finished) -> AttemptRecord:
+        call, delivery, outcome = one.call, one.delivery, one.call.outcome
+        decision = decide(
+            delivery,
+            outcome,
+            self._policy,
+            now=call.at + call.duration_ms,
+            jitter=random.uniform(-1, 1),  # noqa: S311 - spreads load, protects nothing
+        )
+        return AttemptRecord(
+            delivery_id=delivery.id,
+            lease=one.lease,
+            number=delivery.attempts + 1,
+            at=call.at,
+            duration_ms=call.duration_ms,
+            outcome=name_of(outcome),
+            status=status_of(outcome),
+            error=outcome.error if isinstance(outcome, FAILED) else "",
+            answer=outcome.answer if isinstance(outcome, RetryableFailure | EndpointGone) else b"",
+            state=decision.state,
+            due_at=decision.due_at,
+        )
+
+
+def _tell(one: Finished, record: AttemptRecord) -> None:
+    """The one log line of an attempt, and its figures."""
+    delivery = one.delivery
+    ended = record.at + record.duration_ms
+    retrying = record.state is DeliveryState.RETRYING
+    log.info(
+        "attempt.finished",
+        delivery_id=delivery.id,
+        endpoint=delivery.endpoint,
+        type=delivery.type,
+        attempt=record.number,
+        outcome=record.outcome,
+        status=record.status,
+        duration_ms=record.duration_ms,
+        state=record.state.value,
+        next_in=round((record.due_at - ended) / 1000, 1) if retrying else None,
+        error=record.error or None,
+    )
+    metrics.ATTEMPTS.labels(delivery.endpoint, delivery.type, record.outcome).inc()
+    metrics.ENDED.labels(delivery.endpoint, record.state.value).inc()
+    metrics.ATTEMPT_SECONDS.labels(delivery.endpoint).observe(record.duration_ms / 1000)
+    metrics.LATE_SECONDS.observe(max(0, record.at - delivery.due_at) / 1000)
+    if record.state is DeliveryState.DELIVERED:
+        metrics.DELIVERY_SECONDS.labels(delivery.endpoint).observe(
+            max(0, ended - delivery.transition_at) / 1000
+        )

@@ -1,0 +1,106 @@
+"""Which endpoints get callbacks: holds what waits for those that do not, releases it later.
+
+An endpoint gets nothing while it is paused by an operator, disabled by its own 410, or not in
+this release's configuration. What waits for it is held; when it is back, its deliveries are
+released at ``callbacks.release_rate`` a second by each worker.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from shared.broker.connection import first_of
+from shared.logs import get_logger
+from shared.store.rows import EndpointStatus
+from worker.callbacks import metrics
+from worker.callbacks.means import Means
+from worker.callbacks.patience import TRANSIENT
+from worker.callbacks.targets import Target
+
+log = get_logger(__name__)
+
+INTERVAL: Final = 1.0
+"""Seconds between two looks at the stored statuses."""
+
+LOOK_AGAIN: Final = 30
+"""Looks after which every enabled endpoint is searched for held deliveries once more: one may
+have been written as held by a transaction that began before its endpoint was resumed."""
+
+
+class Steward:
+    """Follows the statuses of endpoints."""
+
+    def __init__(self, means: Means, targets: Mapping[str, Target]) -> None:
+        self._means = means
+        self._targets = targets
+        self._rate = means.config.release_rate
+        self._stopped: set[str] = set()
+        self._to_hold: set[str] = set()
+        self._to_search: set[str] = set()
+        self._looks = 0
+
+    def may_call(self, endpoint: str) -> bool:
+        """Whether the endpoint is configured and enabled."""
+        return endpoint in self._targets and endpoint not in self._stopped
+
+    def hold_soon(self, endpoint: str) -> None:
+        """Have the deliveries of an endpoint held at the next look."""
+        self._to_hold.add(endpoint)
+
+    async def gone(self, endpoint: str) -> None:
+        """Disable an endpoint that answered 410 and hold what waits for it."""
+        self._stopped.add(endpoint)
+        now = self._means.clock.now()
+        log.warning("endpoint.disabled", endpoint=endpoint, reason="answered 410")
+        await self._means.patience.insist(
+            lambda: self._means.store.set_endpoint(
+                endpoint, EndpointStatus.DISABLED, reason="answered 410", now=now
+            )
+        )
+        self.hold_soon(endpoint)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look once a second until `stop` is set."""
+        while not stop.is_set():
+            try:
+                await self.look()
+            except TRANSIENT as error:
+                await first_of(stop.wait(), self._means.patience.recovered(error))
+            await first_of(stop.wait(), self._means.clock.sleep(INTERVAL))
+
+    async def look(self) -> None:
+        """Read the statuses, hold and release accordingly.
+
+        Raises:
+            StoreUnavailableError: the next look does the rest.
+            StoreConflictError: likewise.
+        """
+        rows = await self._means.store.endpoint_rows()
+        stopped = {row.id for row in rows.values() if row.status is not EndpointStatus.ENABLED}
+        resumed, self._stopped = self._stopped - stopped, stopped
+        if self._looks % LOOK_AGAIN == 0:
+            self._to_search |= self._targets.keys()
+        self._looks += 1
+        self._to_search = {one for one in self._to_search | resumed if self.may_call(one)}
+        for endpoint in sorted(stopped | self._to_hold):
+            await self._hold(endpoint)
+        for endpoint in sorted(self._to_search):
+            await self._release(endpoint)
+
+    async def _hold(self, endpoint: str) -> None:
+        if not self.may_call(endpoint):
+            held = await self._means.store.hold(endpoint, now=self._means.clock.now())
+            if held:
+                metrics.HELD.labels(endpoint).inc(held)
+                log.info("deliveries.held", endpoint=endpoint, count=held)
+        self._to_hold.discard(endpoint)
+
+    async def _release(self, endpoint: str) -> None:
+        released = await self._means.store.release_held(
+            endpoint, now=self._means.clock.now(), limit=self._rate
+        )
+        if released:
+            metrics.RELEASED.labels(endpoint).inc(released)
+            log.info("deliveries.released", endpoint=endpoint, count=released)
+        if released < self._rate:
+            self._to_search.discard(endpoint)
