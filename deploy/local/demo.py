@@ -35,12 +35,14 @@ ENDPOINT = "demo"
 REFUSED_TYPE = "link.created"
 REFUSALS = 2
 LOST_TYPE = "product.succeeded"
+PLAIN_WIDTH = 100
 PATIENCE = 20.0
 SHORT_PATIENCE = 5.0
 
-# Retries within a second, so that nobody waits; the default schedule stretches over a day.
+# Retries after little more than a second, the shortest delay queue, so that nobody waits; the
+# default schedule stretches over a day.
 _CALLBACKS = """\
-schedule = [0.5, 0.5, 1.0, 1.0, 2.0]
+schedule = [1.1, 1.1, 2.0, 4.0, 8.0]
 jitter = 0.0
 """
 
@@ -213,6 +215,8 @@ async def demo(*, named: str | None, seed: int | None, broken: Break | None) -> 
         The exit status: 0 when everything is as it must be.
     """
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
     started = time.monotonic()
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="correio-demo-"))

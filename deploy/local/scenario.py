@@ -28,9 +28,9 @@ from msgspec import Struct
 
 EVENTS = Path(__file__).resolve().parents[2] / "tests" / "data" / "events"
 
-LINK = "demo-link"
-FIRST, SECOND, THIRD = "demo-consent-1", "demo-consent-2", "demo-consent-3"
-REQUEST = "demo-request"
+LINK = "link-1"
+FIRST, SECOND, THIRD = "consent-1", "consent-2", "consent-3"
+REQUEST = "request-1"
 
 REPEATS = 3
 """How often the source sends each event."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -20,11 +21,14 @@ def report(console: Console, seen: Observed, checks: Sequence[Check]) -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _events(seen: Observed) -> Table:
-    table = _table("Events", "event", "name", "time", "label", "repeated")
+    table = _table("Events", "event", "name", "time", "label", "duplicates")
     events = {e["eventId"]: e for trace in seen.traces.values() for e in trace["events"]}
     for event_id in sorted(events):
         event = events[event_id]
@@ -50,9 +54,9 @@ def _details(aggregate: Aggregate, state: dict[str, Any]) -> str:
             return ", ".join(state["consents"])
         case "consent":
             granted = ", ".join(state["permissionsGranted"] or ["nothing"])
-            return f"granted: {granted}" + ("; conflict" if state["conflict"] else "")
+            return f"granted {granted}" + (", conflict" if state["conflict"] else "")
         case _:
-            return ", ".join(f"{k}: {v['status']}" for k, v in state["products"].items())
+            return ", ".join(f"{k} {v['status']}" for k, v in state["products"].items())
 
 
 def _callbacks(seen: Observed) -> Table:
