@@ -7,7 +7,7 @@ Anything else it raises means that the data itself was refused.
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared.domain.keys import AggregateKey
 from shared.store.rows import (
@@ -148,7 +148,23 @@ class DeliveryStore(Protocol):
         ...
 
 
-class Store(EventStore, DeliveryStore, Protocol):
+Statement = tuple[str, Sequence[Any]]
+"""SQL that both databases understand, with ``?`` for each value, and the values."""
+
+
+class SqlStore(Protocol):
+    """What the operators' queries need. Their SQL stands in `shared.store.queries` alone."""
+
+    async def fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        ...
+
+    async def change(self, statements: Sequence[Statement]) -> list[int]:
+        """Run the statements in one transaction; return how many rows each changed."""
+        ...
+
+
+class Store(EventStore, DeliveryStore, SqlStore, Protocol):
     """A whole store, as `shared.store.open.open_store` gives it."""
 
     async def start(self) -> None:

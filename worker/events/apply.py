@@ -15,12 +15,12 @@ from shared.domain.events import Event, Reason
 from shared.domain.keys import AggregateKey
 from shared.domain.product_request import ProductRequestState, settle
 from shared.errors import StoreConflictError, StoreUnavailableError
+from shared.fanout import Subscriptions
 from shared.logs import get_logger
 from shared.store.port import EventStore
 from shared.store.rows import Aggregate, Changes, FoldedEntry
 from worker.events import fold, metrics
 from worker.events.arrivals import Arrival, Decoded, decode_all
-from worker.events.fanout import Subscriptions
 
 log = get_logger(__name__)
 

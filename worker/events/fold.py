@@ -15,6 +15,7 @@ from shared.domain import aggregates, notices
 from shared.domain.aggregates import Fact, State
 from shared.domain.events import Event, Unreadable, content_digest
 from shared.domain.keys import AggregateKey, Position
+from shared.fanout import Subscriptions
 from shared.ids import new_id
 from shared.store.rows import (
     Aggregate,
@@ -31,7 +32,6 @@ from shared.store.rows import (
     NewTransition,
 )
 from worker.events.arrivals import Arrival, Decoded
-from worker.events.fanout import Subscriptions
 
 
 class Fresh(Struct, frozen=True):

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 
-from shared.store.open import open_store
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from shared.broker import topology
@@ -13,6 +12,7 @@ from shared.config import Config
 from shared.errors import SchemaError, StoreConflictError, StoreUnavailableError
 from shared.logs import get_logger
 from shared.ops import Check
+from shared.store.open import open_store
 from shared.store.port import Store
 from worker.events.apply import Applier
 from worker.events.pipeline import Apply, Pipeline

@@ -1,15 +1,19 @@
 """The SQLite store: the parts put together over one connection."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import apsw
 
 from shared.store.database import SqliteDatabase
+from shared.store.port import Statement
 from shared.store.schema import load_migrations, require_current
 from shared.store.sqlite.deliveries import SqliteDeliveries
 from shared.store.sqlite.events import SqliteEvents
 from shared.store.sqlite.migrate import applied
+from shared.store.sqlite.parts import rows
 
 
 class SqliteStore(SqliteEvents, SqliteDeliveries):
@@ -37,6 +41,22 @@ class SqliteStore(SqliteEvents, SqliteDeliveries):
             if not self._database.is_open:
                 await self._database.open(create=False)
             await self._database.run(_try_write_lock)
+
+    async def fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """See `shared.store.port.SqlStore`."""
+        return await self._read(lambda connection: rows(connection, query, tuple(values)))
+
+    async def change(self, statements: Sequence[Statement]) -> list[int]:
+        """See `shared.store.port.SqlStore`."""
+
+        def change(connection: apsw.Connection) -> list[int]:
+            changed = []
+            for query, values in statements:
+                connection.execute(query, tuple(values))
+                changed.append(connection.changes())
+            return changed
+
+        return await self._write(change)
 
     async def close(self) -> None:
         """Close the file and end its thread."""

@@ -48,6 +48,7 @@ CREATE TABLE history (
     fact         BLOB    NOT NULL,
     PRIMARY KEY (aggregate_id, event_seq)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX history_by_event ON history (event_seq);
 
 CREATE TABLE transitions (
     aggregate_id INTEGER NOT NULL,

@@ -12,7 +12,7 @@ from shared.store.rows import Aggregate, Changes, EventRef, FoldedEntry, KnownEv
 from tests.support import events as ev
 from worker.events import fold
 from worker.events.arrivals import Arrival, decode_all
-from worker.events.fanout import Subscriptions
+from shared.fanout import Subscriptions
 
 NOW = ev.EPOCH + 1_000_000
 

@@ -1,0 +1,67 @@
+"""``correio``: the operators' command line.
+
+Every command takes ``--json`` and exits 0, 1 (the answer is no) or 2 (usage or configuration).
+"""
+
+import sys
+
+import click
+from click.shell_completion import get_completion_class
+
+from console import conflicts, deliveries, doctor, endpoints, look, quarantine, reconcile, setup
+from console.context import NO, USAGE
+from shared.errors import ConfigError, CorreioError
+
+PROGRAM = "correio"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="correio", prog_name=PROGRAM)
+def cli() -> None:
+    """See and steer Correio: state, queues, quarantine, deliveries, endpoints."""
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: source it in the shell's start-up file."""
+    kind = get_completion_class(shell)
+    if kind is not None:
+        click.echo(kind(cli, {}, PROGRAM, "_CORREIO_COMPLETE").source())
+
+
+for command in (
+    setup.migrate,
+    setup.send,
+    doctor.doctor,
+    look.status,
+    look.trace,
+    look.state,
+    quarantine.quarantine,
+    deliveries.deliveries,
+    endpoints.endpoints,
+    conflicts.conflicts,
+    reconcile.reconcile,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; faults are one line on standard error."""
+    try:
+        sys.exit(cli.main(prog_name=PROGRAM, standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigError as error:
+        click.echo(f"{PROGRAM}: {error}", err=True)
+        sys.exit(USAGE)
+    except CorreioError as error:
+        click.echo(f"{PROGRAM}: {error}", err=True)
+        sys.exit(NO)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""``correio doctor``: what is wrong with this set-up, and the remedy for each fault."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from msgspec import Struct
+
+from console.context import NO, Context, json_option, pass_context, run
+from shared.broker.depth import depths
+from shared.config import Config
+from shared.errors import (
+    BrokerUnavailableError,
+    ConfigError,
+    CorreioError,
+    SchemaError,
+    StoreDamagedError,
+    StoreUnavailableError,
+    TopologyError,
+)
+from shared.store.locate import sqlite_path
+from shared.store.open import open_store
+
+LOW_DISK = 512 * 1024 * 1024
+
+
+class Finding(Struct, frozen=True):
+    """One thing looked at: what was found, and what to do about it if it is a fault."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+@click.command()
+@json_option
+@pass_context
+def doctor(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click passes it
+    """Check configuration, broker, queues, store, schema and disk; name each remedy."""
+    findings = run(_examine(context))
+    answer = {
+        "healthy": all(one.ok for one in findings),
+        "findings": [
+            {"name": f.name, "ok": f.ok, "found": f.found, "remedy": f.remedy or None}
+            for f in findings
+        ],
+    }
+
+    def human() -> None:
+        for one in findings:
+            click.echo(f"{'ok    ' if one.ok else 'FAULT '} {one.name}: {one.found}")
+            if one.remedy:
+                click.echo(f"       remedy: {one.remedy}")
+
+    context.show(answer, as_json=as_json, human=human)
+    if not answer["healthy"]:
+        sys.exit(NO)
+
+
+async def _examine(context: Context) -> list[Finding]:
+    try:
+        config = context.config
+    except ConfigError as error:
+        remedy = "mend the field named; deploy/config.example.toml shows every field"
+        return [Finding("configuration", ok=False, found=str(error), remedy=remedy)]
+    looks = (
+        _sources, _endpoints, _broker, _store, _spool,
+    )  # fmt: skip
+    return [Finding("configuration", ok=True, found="can be read")] + [
+        await look(config) for look in looks
+    ]
+
+
+async def _sources(config: Config) -> Finding:
+    if not config.source:
+        remedy = "add a [[source]] table with a name and secrets"
+        return Finding("sources", ok=False, found="none is configured", remedy=remedy)
+    unsigned = [one.name for one in config.source if not one.require_signature]
+    if unsigned:
+        remedy = "set require_signature = true"
+        found = f"unsigned requests are accepted from {', '.join(unsigned)}"
+        return Finding("sources", ok=False, found=found, remedy=remedy)
+    return Finding("sources", ok=True, found=", ".join(one.name for one in config.source))
+
+
+async def _endpoints(config: Config) -> Finding:
+    if not config.endpoint:
+        remedy = "add an [[endpoint]] table with id, url and secrets"
+        return Finding("endpoints", ok=False, found="none is configured", remedy=remedy)
+    return Finding("endpoints", ok=True, found=", ".join(one.id for one in config.endpoint))
+
+
+async def _broker(config: Config) -> Finding:
+    try:
+        found = await depths(config.broker.url, connect_timeout=config.broker.connect_timeout)
+    except BrokerUnavailableError as error:
+        remedy = "start RabbitMQ, or mend broker.url (host, port, user, password, virtual host)"
+        return Finding("broker", ok=False, found=str(error), remedy=remedy)
+    except TopologyError as error:
+        return Finding("broker", ok=False, found=str(error), remedy="run `correio migrate`")
+    dead = sum(one.ready for one in found if one.name == "correio.dead")
+    if dead:
+        remedy = "start an events worker: it picks dead letters up into the quarantine"
+        return Finding("broker", ok=False, found=f"{dead} dead letters wait", remedy=remedy)
+    return Finding("broker", ok=True, found=f"reachable, {len(found)} queues in place")
+
+
+async def _store(config: Config) -> Finding:
+    remedy = ""
+    fault: CorreioError
+    try:
+        store = open_store(config.store)
+        try:
+            await store.start()
+            await store.ping()
+        finally:
+            await store.close()
+    except SchemaError as error:
+        fault, remedy = error, "run `correio migrate` of the release that you run"
+    except StoreDamagedError as error:
+        fault, remedy = error, "restore the file from a backup; this one is damaged"
+    except StoreUnavailableError as error:
+        fault, remedy = error, _store_remedy(config)
+    except ConfigError as error:
+        fault, remedy = error, "set store.url to sqlite:///path or postgresql://…"
+    if remedy:
+        return Finding("store", ok=False, found=str(fault), remedy=remedy)
+    return Finding("store", ok=True, found="reachable, schema up to date, can be written to")
+
+
+def _store_remedy(config: Config) -> str:
+    path = sqlite_path(config.store.url)
+    if path is None:
+        return "start PostgreSQL, or mend store.url (host, port, user, password, database)"
+    if not path.exists():
+        return f"run `correio migrate`, which makes {path}, or mend store.url"
+    return f"see who holds or owns {path}: another process may lock it, or the disk may be full"
+
+
+def _names(folder: Path) -> list[str]:
+    return [one.name for one in folder.iterdir()] if folder.is_dir() else []
+
+
+async def _spool(config: Config) -> Finding:
+    folder = Path(config.receiver.spool)
+    place = next((one for one in (folder, *folder.parents) if one.exists()), Path())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        remedy = f"make {place} writable for the receiver, or set receiver.spool elsewhere"
+        return Finding("disk", ok=False, found=f"{place}: {error.strerror}", remedy=remedy)
+    free = shutil.disk_usage(place).free
+    wanted = max(LOW_DISK, config.receiver.spool_min_free_bytes)
+    if free < wanted:
+        remedy = f"free at least {wanted} bytes, or lower receiver.spool_min_free_bytes"
+        return Finding("disk", ok=False, found=f"{place}: {free} bytes free", remedy=remedy)
+    damaged = sum(name.startswith("damaged-") for name in _names(folder))
+    if damaged:
+        remedy = f"look into the damaged files in {folder}, then remove them"
+        return Finding("disk", ok=False, found=f"{damaged} damaged spool files", remedy=remedy)
+    return Finding("disk", ok=True, found=f"{place}: {free} bytes free")

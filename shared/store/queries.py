@@ -1,0 +1,438 @@
+"""What operators ask of the store and do to it; one text of SQL for both databases.
+
+Times are Unix milliseconds. Nothing here writes to what the workers fold: state changes only
+through events, a cleared conflict excepted, which `console.conflicts` does under a lock.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from shared.domain.aggregates import Fact, State, decode_fact, decode_state, rank_of
+from shared.domain.keys import AggregateKey, Position
+from shared.ids import new_id
+from shared.store.port import SqlStore, Statement
+from shared.store.rows import Aggregate
+
+TRACE_LIMIT = 1_000
+PAGE = 500
+CHUNK = 500
+
+
+class EventRow(Struct, frozen=True):
+    """An event received."""
+
+    seq: int
+    event_id: str
+    name: str
+    time: int
+    received_at: int
+    source: str
+    label: str
+    duplicates: int
+
+
+class TransitionRow(Struct, frozen=True):
+    """One version of an aggregate."""
+
+    aggregate: AggregateKey
+    version: int
+    type: str
+    from_status: str
+    to_status: str
+    event_id: str | None
+    at: int
+
+
+class AttemptRow(Struct, frozen=True):
+    """One HTTP call."""
+
+    number: int
+    at: int
+    outcome: str
+    status: int | None
+    duration_ms: int
+    error: str
+    answer: bytes
+
+
+class DeliveryRow(Struct, frozen=True):
+    """A delivery as operators see it."""
+
+    id: str
+    aggregate: AggregateKey
+    version: int
+    endpoint: str
+    type: str
+    state: str
+    attempts: int
+    due_at: int
+    created_at: int
+    last_outcome: str
+    last_error: str
+    replay: str
+
+
+class QuarantineRow(Struct, frozen=True):
+    """A quarantine entry without its body."""
+
+    id: str
+    reason: str
+    detail: str
+    source: str
+    batch_id: str
+    received_at: int
+    seen: int
+    status: str
+
+
+class DeliveryFilter(Struct, frozen=True):
+    """Which deliveries; empty members do not restrict. `since` and `until` bound `created_at`."""
+
+    states: tuple[str, ...] = ()
+    endpoint: str = ""
+    type: str = ""
+    aggregate_id: str = ""
+    error: str = ""
+    since: int | None = None
+    until: int | None = None
+    replay: str = ""
+
+    def where(self) -> tuple[str, list[Any]]:
+        """The condition in SQL, and its values."""
+        terms, values = ["1 = 1"], list[Any]()
+        if self.states:
+            terms.append(f"d.state IN ({_marks(self.states)})")
+            values += self.states
+        for column, value in (
+            ("d.endpoint = ?", self.endpoint),
+            ("d.type = ?", self.type),
+            ("a.key = ?", self.aggregate_id),
+            ("d.replay = ?", self.replay),
+            ("d.created_at >= ?", self.since),
+            ("d.created_at < ?", self.until),
+        ):
+            if value not in ("", None):
+                terms.append(column)
+                values.append(value)
+        if self.error:
+            terms.append("(d.last_outcome = ? OR d.last_error LIKE ?)")
+            values += [self.error, f"%{self.error}%"]
+        return " AND ".join(terms), values
+
+
+_DELIVERY = """
+SELECT d.id, a.kind, a.partner_app_id, a.key, d.version, d.endpoint, d.type, d.state, d.attempts,
+       d.due_at, d.created_at, d.last_outcome, d.last_error, d.replay
+FROM deliveries d JOIN aggregates a ON a.id = d.aggregate_id
+"""
+
+_EVENT = "SELECT seq, event_id, name, time, received_at, source, label, duplicates FROM events"
+
+_QUARANTINE = (
+    "SELECT id, reason, detail, source, batch_id, received_at, seen, status FROM quarantine"
+)
+
+
+class Queries:
+    """Every question and command of the console."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+
+    async def aggregate(self, key: AggregateKey) -> Aggregate | None:
+        """One aggregate, or None if nothing ever named it."""
+        found = await self._store.fetch(
+            "SELECT id, version, state FROM aggregates "
+            "WHERE key = ? AND partner_app_id = ? AND kind = ?",
+            (key.id, key.partner_app_id, key.kind),
+        )
+        for number, version, state in found:
+            return Aggregate(number, key, version, decode_state(bytes(state)))
+        return None
+
+    async def named(self, name: str) -> dict[int, AggregateKey]:
+        """The aggregates with this id, and those that belong to a link of this id."""
+        columns = "SELECT id, kind, partner_app_id, key FROM aggregates"
+        found = [
+            *await self._store.fetch(f"{columns} WHERE key = ?", (name,)),
+            *await self._store.fetch(
+                f"{columns} WHERE link_id = ? AND link_id <> '' LIMIT {TRACE_LIMIT}", (name,)
+            ),
+        ]
+        return {number: AggregateKey(*key) for number, *key in found}
+
+    async def aggregates_of(self, seqs: Sequence[int]) -> dict[int, AggregateKey]:
+        """The aggregates that these events speak of."""
+        found = await self._in(
+            "SELECT DISTINCT a.id, a.kind, a.partner_app_id, a.key FROM history h "
+            "JOIN aggregates a ON a.id = h.aggregate_id WHERE h.event_seq IN ({})",
+            seqs,
+        )
+        return {number: AggregateKey(*key) for number, *key in found}
+
+    async def events_with_id(self, event_id: str) -> list[EventRow]:
+        """The events that the source calls by this id; several if they diverge."""
+        found = await self._store.fetch(f"{_EVENT} WHERE event_id = ?", (event_id,))
+        return [EventRow(*row) for row in found]
+
+    async def events_of(self, aggregate_ids: Sequence[int]) -> list[EventRow]:
+        """The events that speak of these aggregates, oldest first, at most `TRACE_LIMIT`."""
+        seqs = await self._in(
+            "SELECT DISTINCT event_seq FROM history WHERE aggregate_id IN ({}) "
+            f"ORDER BY event_seq LIMIT {TRACE_LIMIT}",
+            aggregate_ids,
+        )
+        rows = await self._in(f"{_EVENT} WHERE seq IN ({{}})", [seq for (seq,) in seqs])
+        return sorted((EventRow(*row) for row in rows), key=lambda one: (one.time, one.seq))
+
+    async def transitions_of(
+        self, keys: dict[int, AggregateKey], *, seqs: Sequence[int] | None = None
+    ) -> list[tuple[int, TransitionRow]]:
+        """The versions of these aggregates, or only those that the given events caused."""
+        rows = await self._in(
+            "SELECT t.aggregate_id, t.version, t.type, t.from_status, t.to_status, e.event_id, "
+            "t.at, t.event_seq FROM transitions t LEFT JOIN events e ON e.seq = t.event_seq "
+            f"WHERE t.aggregate_id IN ({{}}) ORDER BY t.at, t.aggregate_id, t.version "
+            f"LIMIT {TRACE_LIMIT}",
+            list(keys),
+        )
+        return [
+            (number, TransitionRow(keys[number], *rest))
+            for number, *rest, seq in rows
+            if seqs is None or seq in seqs
+        ]
+
+    async def deliveries_of(self, aggregate_ids: Sequence[int]) -> list[DeliveryRow]:
+        """The deliveries about these aggregates."""
+        rows = await self._in(
+            _DELIVERY + f"WHERE d.aggregate_id IN ({{}}) ORDER BY d.id LIMIT {TRACE_LIMIT}",
+            aggregate_ids,
+        )
+        return [_delivery(row) for row in rows]
+
+    async def attempts_of(self, delivery_ids: Sequence[str]) -> dict[str, list[AttemptRow]]:
+        """The attempts of each delivery, in order."""
+        rows = await self._in(
+            "SELECT delivery_id, number, at, outcome, status, duration_ms, error, answer "
+            "FROM attempts WHERE delivery_id IN ({}) ORDER BY delivery_id, number",
+            delivery_ids,
+        )
+        found: dict[str, list[AttemptRow]] = {}
+        for delivery_id, *rest, answer in rows:
+            found.setdefault(delivery_id, []).append(AttemptRow(*rest, answer=bytes(answer)))
+        return found
+
+    async def deliveries(self, wanted: DeliveryFilter, *, limit: int) -> list[DeliveryRow]:
+        """Deliveries by filter, newest first."""
+        where, values = wanted.where()
+        rows = await self._store.fetch(
+            f"{_DELIVERY} WHERE {where} ORDER BY d.id DESC LIMIT ?", (*values, limit)
+        )
+        return [_delivery(row) for row in rows]
+
+    async def delivery(self, delivery_id: str) -> DeliveryRow | None:
+        """One delivery."""
+        rows = await self._store.fetch(f"{_DELIVERY} WHERE d.id = ?", (delivery_id,))
+        return _delivery(rows[0]) if rows else None
+
+    async def count_deliveries(self, wanted: DeliveryFilter) -> int:
+        """How many deliveries a filter finds."""
+        where, values = wanted.where()
+        ((count,),) = await self._store.fetch(
+            "SELECT count(*) FROM deliveries d JOIN aggregates a ON a.id = d.aggregate_id "
+            f"WHERE {where}",
+            values,
+        )
+        return int(count)
+
+    async def delivery_ids(self, wanted: DeliveryFilter) -> list[str]:
+        """Ids of the deliveries that a filter finds, oldest first."""
+        where, values = wanted.where()
+        rows = await self._store.fetch(
+            "SELECT d.id FROM deliveries d JOIN aggregates a ON a.id = d.aggregate_id "
+            f"WHERE {where} ORDER BY d.id",
+            values,
+        )
+        return [one for (one,) in rows]
+
+    async def replay(
+        self, ids: Sequence[str], *, states: Sequence[str], replay: str, due: Sequence[int]
+    ) -> int:
+        """Give deliveries a new round of attempts, each due at its own time.
+
+        A delivery that has left `states` meanwhile is passed over. Returns how many were changed.
+        """
+        return sum(
+            await self._store.change([
+                (
+                    "UPDATE deliveries SET state = 'pending', round_start = attempts, due_at = ?, "
+                    "wake_at = ?, replay = ?, lease = NULL, lease_until = NULL "
+                    f"WHERE id = ? AND state IN ({_marks(states)})",
+                    (at, at, replay, one, *states),
+                )
+                for one, at in zip(ids, due, strict=True)
+            ])
+        )  # fmt: skip
+
+    async def cancel_replay(self, replay: str) -> int:
+        """Put back what a replay has not begun to attempt; returns how many."""
+        (count,) = await self._store.change([
+            (
+                "UPDATE deliveries SET state = 'exhausted', replay = '' WHERE replay = ? "
+                "AND state = 'pending' AND attempts = round_start AND lease IS NULL",
+                (replay,),
+            )
+        ])  # fmt: skip
+        return count
+
+    async def cancel(self, ids: Sequence[str], *, now: int) -> int:
+        """Cancel deliveries that still wait; returns how many were changed."""
+        return sum(
+            await self._store.change([
+                (
+                    "UPDATE deliveries SET state = 'cancelled', updated_at = ? WHERE id = ? "
+                    "AND state IN ('pending', 'retrying', 'held', 'exhausted')",
+                    (now, one),
+                )
+                for one in ids
+            ])
+        )  # fmt: skip
+
+    async def quarantine(
+        self, *, reason: str = "", status: str = "open", limit: int = 100
+    ) -> list[QuarantineRow]:
+        """Quarantine entries, newest first; an empty member does not restrict."""
+        terms, values = ["1 = 1"], list[Any]()
+        for column, value in (("reason = ?", reason), ("status = ?", status)):
+            if value:
+                terms.append(column)
+                values.append(value)
+        rows = await self._store.fetch(
+            f"{_QUARANTINE} WHERE {' AND '.join(terms)} ORDER BY id DESC LIMIT ?", (*values, limit)
+        )
+        return [QuarantineRow(*row) for row in rows]
+
+    async def quarantined(self, entry_id: str) -> tuple[QuarantineRow, bytes, str] | None:
+        """One entry with its body and its traceparent."""
+        rows = await self._store.fetch(f"{_QUARANTINE} WHERE id = ?", (entry_id,))
+        if not rows:
+            return None
+        ((body, traceparent),) = await self._store.fetch(
+            "SELECT body, traceparent FROM quarantine WHERE id = ?", (entry_id,)
+        )
+        return QuarantineRow(*rows[0]), bytes(body), traceparent
+
+    async def discard(self, ids: Sequence[str], *, by: str, now: int) -> int:
+        """Close open entries for good; returns how many were open."""
+        return sum(
+            await self._store.change([
+                (
+                    "UPDATE quarantine SET status = 'discarded', resolved_at = ?, resolved_by = ? "
+                    "WHERE id = ? AND status = 'open'",
+                    (now, by, one),
+                )
+                for one in ids
+            ])
+        )  # fmt: skip
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        """Events by label, open quarantine by reason, deliveries by state."""
+        labels = await self._store.fetch("SELECT label, count(*) FROM events GROUP BY label")
+        ((repeated, waiting),) = await self._store.fetch(
+            "SELECT (SELECT coalesce(sum(duplicates), 0) FROM events), "
+            "(SELECT coalesce(sum(seen), 0) FROM quarantine)"
+        )
+        reasons = await self._store.fetch(
+            "SELECT reason, count(*) FROM quarantine WHERE status = 'open' GROUP BY reason"
+        )
+        states = await self._store.fetch("SELECT state, count(*) FROM deliveries GROUP BY state")
+        events = {label: int(count) for label, count in labels}
+        return {
+            "events": {**events, "duplicate": int(repeated), "quarantined": int(waiting)},
+            "quarantine": {reason: int(count) for reason, count in reasons},
+            "deliveries": {state: int(count) for state, count in states},
+        }
+
+    async def endpoint_counts(self) -> dict[str, dict[str, int]]:
+        """Deliveries by endpoint and state."""
+        rows = await self._store.fetch(
+            "SELECT endpoint, state, count(*) FROM deliveries GROUP BY endpoint, state"
+        )
+        found: dict[str, dict[str, int]] = {}
+        for endpoint, state, count in rows:
+            found.setdefault(endpoint, {})[state] = int(count)
+        return found
+
+    async def note(self, *, actor: str, action: str, target: str, detail: str, now: int) -> str:
+        """Record who did what; returns the id of the record."""
+        audit_id = new_id()
+        statement: Statement = (
+            "INSERT INTO audit (id, at, actor, action, target, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            (audit_id, now, actor, action, target, detail),
+        )
+        await self._store.change([statement])
+        return audit_id
+
+    async def number(self, query: str, values: Sequence[Any] = ()) -> int:
+        """The single number that a query answers."""
+        ((found,),) = await self._store.fetch(query, values)
+        return int(found or 0)
+
+    async def projections(
+        self,
+    ) -> AsyncIterator[list[tuple[Aggregate, list[tuple[Position, Fact]]]]]:
+        """Every aggregate with its history, page by page."""
+        last = -1
+        while True:
+            rows = await self._store.fetch(
+                "SELECT id, kind, partner_app_id, key, version, state FROM aggregates "
+                "WHERE id > ? ORDER BY id LIMIT ?",
+                (last, PAGE),
+            )
+            if not rows:
+                return
+            first, last = rows[0][0], rows[-1][0]
+            histories = await self._histories(first, last)
+            yield [
+                (
+                    Aggregate(number, AggregateKey(kind, app, key), version, _state(state)),
+                    histories.get(number, []),
+                )
+                for number, kind, app, key, version, state in rows
+            ]
+
+    async def _histories(self, first: int, last: int) -> dict[int, list[tuple[Position, Fact]]]:
+        rows = await self._store.fetch(
+            "SELECT h.aggregate_id, e.time, e.event_id, e.content, h.fact FROM history h "
+            "JOIN events e ON e.seq = h.event_seq WHERE h.aggregate_id BETWEEN ? AND ?",
+            (first, last),
+        )
+        found: dict[int, list[tuple[Position, Fact]]] = {}
+        for number, time, event_id, content, document in rows:
+            fact = decode_fact(bytes(document))
+            at = Position(time, rank_of(fact), event_id, content)
+            found.setdefault(number, []).append((at, fact))
+        return found
+
+    async def _in(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Run a query with ``IN ({})``, in chunks that both databases take."""
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(values), CHUNK):
+            some = values[start : start + CHUNK]
+            found += await self._store.fetch(query.format(_marks(some)), some)
+        return found
+
+
+def _marks(values: Iterable[Any]) -> str:
+    return ", ".join("?" for _ in values)
+
+
+def _state(document: bytes) -> State:
+    return decode_state(bytes(document))
+
+
+def _delivery(row: tuple[Any, ...]) -> DeliveryRow:
+    delivery_id, kind, app, key, *rest = row
+    return DeliveryRow(delivery_id, AggregateKey(kind, app, key), *rest)

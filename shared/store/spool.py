@@ -1,0 +1,41 @@
+"""Looking into the receivers' spool folder from outside, without touching it."""
+
+from pathlib import Path
+
+import apsw
+from msgspec import Struct
+
+_TOTALS = """
+SELECT coalesce(sum(events), 0), coalesce(sum(length(batch)), 0), min(received_at) FROM batches
+"""
+
+
+class SpoolMeasure(Struct, frozen=True):
+    """What lies in all spool files together. `oldest_age` is in seconds, 0 for an empty spool."""
+
+    events: int
+    bytes: int
+    oldest_age: float
+
+
+def measure_spool(folder: Path, *, now: int) -> SpoolMeasure | None:
+    """Sum up the spool files of a folder; None if one of them cannot be read.
+
+    A folder that does not exist holds nothing: no receiver has ever needed it.
+    """
+    events = size = 0
+    oldest: int | None = None
+    for path in sorted(folder.glob("spool-*.db")):
+        try:
+            database = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+            try:
+                database.set_busy_timeout(1000)
+                ((some, length, since),) = database.execute(_TOTALS).fetchall()
+            finally:
+                database.close()
+        except apsw.Error:
+            return None
+        events, size = events + int(some), size + int(length)
+        if since is not None:
+            oldest = int(since) if oldest is None else min(oldest, int(since))
+    return SpoolMeasure(events, size, 0.0 if oldest is None else max(0, now - oldest) / 1000)
