@@ -35,7 +35,7 @@ ENDPOINT = "demo"
 REFUSED_TYPE = "link.created"
 REFUSALS = 2
 LOST_TYPE = "product.succeeded"
-PLAIN_WIDTH = 100
+PLAIN_WIDTH = 110
 PATIENCE = 20.0
 SHORT_PATIENCE = 5.0
 
