@@ -3,6 +3,7 @@
 Every command takes ``--json`` and exits 0, 1 (the answer is no) or 2 (usage or configuration).
 """
 
+import logging
 import sys
 
 import click
@@ -48,6 +49,8 @@ for command in (
 
 def main() -> None:
     """Run the command line; faults are one line on standard error."""
+    for name in ("aio_pika", "aiormq", "psycopg"):  # they would tell the same fault once more
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         sys.exit(cli.main(prog_name=PROGRAM, standalone_mode=False) or 0)
     except click.exceptions.Abort:

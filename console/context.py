@@ -95,7 +95,7 @@ def iso(milliseconds: int | None) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[int]):
     """An ISO 8601 time on the command line, or an age such as ``90s``, ``15m``, ``2h``, ``7d``."""
 
     name = "time"

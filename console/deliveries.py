@@ -73,6 +73,7 @@ def _answer(one: DeliveryRow) -> dict[str, Any]:
 @pass_context
 def list_(
     context: Context,
+    /,
     states: tuple[str, ...],
     replay: str,
     limit: int,
@@ -150,6 +151,7 @@ def show(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT00
 @pass_context
 def replay(
     context: Context,
+    /,
     ids: tuple[str, ...],
     include_delivered: bool,  # noqa: FBT001 - click passes it
     rate: float,
@@ -213,6 +215,7 @@ async def _replay(
 @pass_context
 def cancel(
     context: Context,
+    /,
     ids: tuple[str, ...],
     replay_id: str,
     yes: bool,  # noqa: FBT001 - click passes it

@@ -220,8 +220,10 @@ class Queries:
             delivery_ids,
         )
         found: dict[str, list[AttemptRow]] = {}
-        for delivery_id, *rest, answer in rows:
-            found.setdefault(delivery_id, []).append(AttemptRow(*rest, answer=bytes(answer)))
+        for row in rows:
+            delivery_id, number, at, outcome, code, duration, error, answer = row
+            attempt = AttemptRow(number, at, outcome, code, duration, error, bytes(answer))
+            found.setdefault(delivery_id, []).append(attempt)
         return found
 
     async def deliveries(self, wanted: DeliveryFilter, *, limit: int) -> list[DeliveryRow]:

@@ -1,6 +1,7 @@
 """Looking into the receivers' spool folder from outside, without touching it."""
 
 from pathlib import Path
+from typing import Any
 
 import apsw
 from msgspec import Struct
@@ -30,7 +31,8 @@ def measure_spool(folder: Path, *, now: int) -> SpoolMeasure | None:
             database = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
             try:
                 database.set_busy_timeout(1000)
-                ((some, length, since),) = database.execute(_TOTALS).fetchall()
+                totals: list[tuple[Any, ...]] = database.execute(_TOTALS).fetchall()
+                ((some, length, since),) = totals
             finally:
                 database.close()
         except apsw.Error:

@@ -1,4 +1,4 @@
-"""One batch, one transaction: find, lock, fold, write.
+"""One batch, one transaction: lock, find, fold, write.
 
 A batch that the store refuses for its content is split until the culprit stands alone, which
 then goes to the quarantine. An unreachable store is nobody's fault and is raised.
@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random
 
 from shared.clock import Clock
 from shared.config import Config
-from shared.domain.events import Event, Reason
+from shared.domain.events import Reason
 from shared.domain.keys import AggregateKey
 from shared.domain.product_request import ProductRequestState, settle
 from shared.errors import StoreConflictError, StoreUnavailableError
@@ -94,15 +94,16 @@ class Applier:
         self._account(batch, changes)
 
     async def _commit(self, batch: Sequence[Decoded]) -> tuple[Changes, float]:
-        """Find, lock, fold, write; returns what was written and the seconds spent folding."""
+        """Lock, find, fold, write; returns what was written and the seconds spent folding.
+
+        Locking comes first: whoever waited for a lock then sees what its former holder stored.
+        """
         async with self._store.transaction() as transaction:
-            refs = fold.refs(batch)
-            known = await transaction.find_events(refs) if refs else {}
-            readable = sum(isinstance(one.content, Event) for one in batch)
-            numbers = await transaction.reserve(readable) if readable else []
-            sifted = fold.sift(batch, known=known, numbers=numbers)
-            keys = sifted.keys
+            keys = fold.keys(batch)
             loaded = await transaction.lock_aggregates(keys) if keys else {}
+            known = await transaction.find_events(fold.refs(batch)) if keys else {}
+            numbers = await transaction.reserve(len(batch)) if keys else []
+            sifted = fold.sift(batch, known=known, numbers=numbers)
             late = fold.late_aggregates(sifted.fresh, loaded)
             histories = await transaction.histories(late) if late else {}
             started = time.perf_counter()

@@ -56,15 +56,16 @@ class Sifted(Struct, frozen=True):
     unreadable: list[Decoded]
     replayed: list[str]
 
-    @property
-    def keys(self) -> set[AggregateKey]:
-        """Every aggregate that the new events speak of."""
-        return {key for one in self.fresh for key, _ in one.event.facts}
-
-
 def refs(batch: Iterable[Decoded]) -> set[EventRef]:
     """What the source calls the readable events of a batch."""
     return {_ref(one.content) for one in batch if isinstance(one.content, Event)}
+
+
+def keys(batch: Iterable[Decoded]) -> set[AggregateKey]:
+    """Every aggregate that the readable events of a batch speak of."""
+    return {
+        key for one in batch if isinstance(one.content, Event) for key, _ in one.content.facts
+    }
 
 
 def sift(

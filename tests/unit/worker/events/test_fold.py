@@ -8,11 +8,11 @@ import pytest
 from shared.config import EndpointConfig, Secret
 from shared.domain import aggregates
 from shared.domain.keys import AggregateKey
+from shared.fanout import Subscriptions
 from shared.store.rows import Aggregate, Changes, EventRef, FoldedEntry, KnownEvent, Label
 from tests.support import events as ev
 from worker.events import fold
 from worker.events.arrivals import Arrival, decode_all
-from shared.fanout import Subscriptions
 
 NOW = ev.EPOCH + 1_000_000
 
@@ -42,7 +42,7 @@ class Memory:
         batch = decode_all(arrivals, now=NOW, future_tolerance=86_400_000, applications={})
         start = len(self.events)
         sifted = fold.sift(batch, known=self.known, numbers=range(start, start + len(batch)))
-        for key in sifted.keys:
+        for key in sorted(fold.keys(batch)):
             blank = Aggregate(len(self.aggregates), key, 0, aggregates.initial(key.kind))
             self.aggregates.setdefault(key, blank)
         late = fold.late_aggregates(sifted.fresh, self.aggregates)
