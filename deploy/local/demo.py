@@ -47,6 +47,9 @@ jitter = 0.0
 """
 
 
+_NO_TRACE: dict[str, Any] = {"events": [], "transitions": [], "deliveries": []}
+
+
 class Break(StrEnum):
     """What can be broken on purpose, to see that the demo notices."""
 
@@ -153,7 +156,7 @@ class Demo:
             callbacks=list(self._endpoint.received),
             refused=self._endpoint.refused,
             states={one: await _state(stack, one) for one in aggregates},
-            traces={one: await _json(stack, "trace", one[1]) for one in aggregates},
+            traces={one: _NO_TRACE | await _json(stack, "trace", one[1]) for one in aggregates},
             status=await _json(stack, "status"),
             depths=await _depths(stack),
             books=await _json(stack, "reconcile"),
@@ -193,7 +196,7 @@ async def _send(batches: list[list[dict[str, Any]]], secret: str, url: str) -> l
 async def _json(stack: Stack, *arguments: str) -> dict[str, Any]:
     """What a ``correio`` command answers; an empty object when it knows nothing."""
     printed = await stack.correio(*arguments, "--json", answers=(0, 1))
-    answer: dict[str, Any] = orjson.loads(printed or b"{}")
+    answer: dict[str, Any] = orjson.loads(printed or b"{}") or {}
     return answer
 
 
