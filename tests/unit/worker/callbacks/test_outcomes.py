@@ -56,7 +56,8 @@ def test_what_each_status_means(status: int, name: str) -> None:
     ],
 )
 def test_what_each_outcome_says_of_the_endpoints_health(
-    outcome: Outcome, healthy: bool | None
+    outcome: Outcome,
+    healthy: bool | None,  # noqa: FBT001 - a column of the table
 ) -> None:
     assert outcomes.is_healthy(outcome) is healthy
 

@@ -69,6 +69,6 @@ def test_secrets_may_come_without_padding(size: int) -> None:
     ],
 )
 def test_what_is_no_secret_is_refused_without_being_quoted(text: str) -> None:
-    with pytest.raises(ValueError, match="whsec_|key has") as caught:
+    with pytest.raises(ValueError, match=r"whsec_|key has") as caught:
         read_secret(text)
     assert len(text) < 10 or text[8:] not in str(caught.value)
