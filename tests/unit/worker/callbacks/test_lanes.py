@@ -112,7 +112,7 @@ def test_a_probe_that_is_not_made_or_says_nothing_leaves_room_for_another() -> N
     made.pick(0)
     lane.give_up(5)
     assert len(made.pick(5)) == 1
-    end(lane, EndpointGone(), now=6)
+    end(lane, judge(400), now=6)  # a judgement of the content
     assert len(made.pick(6)) == 1
     assert lane.running == 1
 
@@ -152,3 +152,13 @@ def test_what_is_parked_comes_back_the_later_the_longer_it_is_overdue() -> None:
     assert wait(10**9) == PARK_MAX
     assert wait(0, blocked=600_000) == 600_000
     assert wait(60_000, chance=1.0) == 37_500
+
+
+def test_a_lane_closes_at_once_when_its_endpoint_is_gone() -> None:
+    made = lanes("a")
+    lane = made.all["a"]
+    fill(lane, 10)
+    made.pick(0)
+    end(lane, EndpointGone())
+    assert (lane.open, lane.gone) == (False, True)
+    assert made.pick(0) == []

@@ -150,7 +150,8 @@ def test_a_batch_is_folded_in_the_order_of_event_times() -> None:
 def test_refreshed_permissions_are_told_as_an_update() -> None:
     memory = Memory("*")
     memory.apply(ev.event("consent_authorised", at=1))
-    changes = memory.apply(ev.event("consent_authorised", at=2, permissionsGranted=["ACCOUNTS_ALL"]))
+    refreshed = ev.event("consent_authorised", at=2, permissionsGranted=["ACCOUNTS_ALL"])
+    changes = memory.apply(refreshed)
     assert told(changes) == [("consent.updated", 2, "AUTHORISED", "AUTHORISED")]
     assert labels(changes) == [Label.APPLIED]
 

@@ -1,0 +1,263 @@
+"""The callbacks worker's part of the PostgreSQL store."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from psycopg.rows import TupleRow
+
+from shared.domain.keys import AggregateKey
+from shared.store.postgres.parts import Connection, PostgresPart, execute, insert_all, rows
+from shared.store.rows import (
+    AttemptRecord,
+    Delivery,
+    DeliveryState,
+    EndpointRow,
+    EndpointStatus,
+    Wakeup,
+)
+
+_WAKE = """
+WITH due AS (
+    SELECT id FROM deliveries
+    WHERE state IN ('pending', 'retrying') AND wake_at <= %(now)s
+    ORDER BY wake_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE deliveries d SET wake_at = greatest(d.due_at, %(now)s) + %(grace)s
+FROM due WHERE d.id = due.id
+RETURNING d.id, d.endpoint, d.due_at
+"""
+
+_PARK = """
+WITH n AS (SELECT * FROM unnest(%b::text[], %b::bigint[]) AS n (id, at)),
+held AS (
+    SELECT d.id FROM deliveries d JOIN n ON n.id = d.id
+    WHERE d.state IN ('pending', 'retrying') ORDER BY d.id FOR UPDATE OF d
+)
+UPDATE deliveries d SET wake_at = n.at FROM n JOIN held USING (id) WHERE d.id = n.id
+"""
+
+_LOAD = """
+SELECT d.id, d.endpoint, d.type, d.state, d.due_at, d.attempts, t.at, t.data,
+       a.kind, a.partner_app_id, a.key, d.version, d.lease_until, d.round_start, d.traceparent
+FROM deliveries d
+JOIN transitions t ON t.aggregate_id = d.aggregate_id AND t.version = d.version
+JOIN aggregates a ON a.id = d.aggregate_id
+WHERE d.id = ANY (%s)
+"""
+
+_CLAIM = """
+WITH free AS (
+    SELECT id FROM deliveries
+    WHERE id = ANY (%(ids)s) AND state IN ('pending', 'retrying') AND due_at <= %(now)s
+      AND (lease_until IS NULL OR lease_until <= %(now)s)
+    ORDER BY id FOR UPDATE SKIP LOCKED
+)
+UPDATE deliveries d
+SET lease = %(lease)s, lease_until = %(until)s, wake_at = %(until)s
+FROM free WHERE d.id = free.id
+RETURNING d.id
+"""
+
+_LOCK = "SELECT id FROM deliveries WHERE id = ANY (%s) ORDER BY id FOR UPDATE"
+
+_INSERT_ATTEMPTS = """
+INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer)
+SELECT n.id, greatest(n.number, 1 + coalesce(
+           (SELECT max(a.number) FROM attempts a WHERE a.delivery_id = n.id), 0)),
+       n.at, n.duration_ms, n.outcome, n.status, n.error, n.answer
+FROM unnest(%b::text[], %b::integer[], %b::bigint[], %b::integer[], %b::text[], %b::integer[],
+            %b::text[], %b::bytea[])
+    AS n (id, number, at, duration_ms, outcome, status, error, answer)
+"""
+
+_MOVE = """
+UPDATE deliveries d
+SET state = n.state, due_at = n.due_at, wake_at = n.due_at, lease = NULL, lease_until = NULL,
+    updated_at = n.ended, last_outcome = n.outcome, last_error = n.error
+FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[],
+            %b::text[]) AS n (id, lease, state, due_at, ended, outcome, error)
+WHERE d.id = n.id AND (
+    (d.lease = n.lease AND d.state IN ('pending', 'retrying'))
+    OR (n.state = 'delivered' AND d.state <> 'delivered')
+)
+RETURNING d.id
+"""
+
+_FREE = """
+UPDATE deliveries d SET lease = NULL, lease_until = NULL
+FROM unnest(%b::text[], %b::text[]) AS n (id, lease)
+WHERE d.id = n.id AND d.lease = n.lease
+"""
+
+_COUNT_ATTEMPTS = """
+UPDATE deliveries d
+SET attempts = (SELECT count(*) FROM attempts a WHERE a.delivery_id = d.id)
+WHERE d.id = ANY (%s)
+"""
+
+_RELEASE_LEASES = """
+WITH mine AS (
+    SELECT id FROM deliveries WHERE id = ANY (%s) AND lease = %s ORDER BY id FOR UPDATE
+)
+UPDATE deliveries d SET lease = NULL, lease_until = NULL, wake_at = %s
+FROM mine WHERE d.id = mine.id
+"""
+
+_HOLD = """
+WITH waiting AS (
+    SELECT id FROM deliveries WHERE endpoint = %s AND state IN ('pending', 'retrying')
+    ORDER BY id FOR UPDATE
+)
+UPDATE deliveries d SET state = 'held', updated_at = %s FROM waiting WHERE d.id = waiting.id
+"""
+
+_RELEASE_HELD = """
+WITH held AS (
+    SELECT id FROM deliveries WHERE endpoint = %(endpoint)s AND state = 'held'
+    ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE deliveries d
+SET state = 'pending', due_at = %(now)s, wake_at = %(now)s, updated_at = %(now)s
+FROM held WHERE d.id = held.id
+"""
+
+_SET_ENDPOINT = """
+INSERT INTO endpoints (id, status, reason, changed_at) VALUES (%s, %s, %s, %s)
+ON CONFLICT (id) DO UPDATE SET
+    status = excluded.status, reason = excluded.reason, changed_at = excluded.changed_at
+"""
+
+
+class PostgresDeliveries(PostgresPart):
+    """`shared.store.port.DeliveryStore` on PostgreSQL."""
+
+    async def take_wakeups(self, *, now: int, grace: int, limit: int) -> list[Wakeup]:
+        """See `shared.store.port.DeliveryStore`."""
+        async with self._transaction() as connection:
+            cursor = await connection.execute(_WAKE, {"now": now, "grace": grace, "limit": limit})
+            taken = [Wakeup(*row) for row in await cursor.fetchall()]
+        return sorted(taken, key=lambda one: one.due_at)
+
+    async def park(self, wake_at: Mapping[str, int]) -> None:
+        """See `shared.store.port.DeliveryStore`."""
+        async with self._transaction() as connection:
+            await insert_all(connection, _PARK, list(wake_at.items()))
+
+    async def load(self, ids: Collection[str]) -> list[Delivery]:
+        """See `shared.store.port.DeliveryStore`."""
+        return [_delivery(row) for row in await self._rows(_LOAD, (list(ids),))]
+
+    async def claim(
+        self, ids: Collection[str], *, lease: str, now: int, lease_until: int
+    ) -> list[Delivery]:
+        """See `shared.store.port.DeliveryStore`."""
+        values = {"ids": list(ids), "lease": lease, "now": now, "until": lease_until}
+        async with self._transaction() as connection:
+            cursor = await connection.execute(_CLAIM, values)
+            claimed = [one for (one,) in await cursor.fetchall()]
+            return [_delivery(row) for row in await rows(connection, _LOAD, (claimed,))]
+
+    async def record(self, attempts: Sequence[AttemptRecord]) -> list[str]:
+        """See `shared.store.port.DeliveryStore`."""
+        moved: list[str] = []
+        async with self._transaction() as connection:
+            ids = sorted({one.delivery_id for one in attempts})
+            await execute(connection, _LOCK, (ids,))
+            left = list(attempts)
+            while left:  # one attempt of each delivery at a time, in their order
+                first = {one.delivery_id: one for one in reversed(left)}
+                left = [one for one in left if first[one.delivery_id] is not one]
+                moved += await _record(connection, list(first.values()))
+            await execute(connection, _COUNT_ATTEMPTS, (ids,))
+        return moved
+
+    async def release_leases(self, ids: Collection[str], *, lease: str, now: int) -> None:
+        """See `shared.store.port.DeliveryStore`."""
+        await self._change(_RELEASE_LEASES, (list(ids), lease, now))
+
+    async def hold(self, endpoint: str, *, now: int) -> int:
+        """See `shared.store.port.DeliveryStore`."""
+        return await self._change(_HOLD, (endpoint, now))
+
+    async def release_held(self, endpoint: str, *, now: int, limit: int) -> int:
+        """See `shared.store.port.DeliveryStore`."""
+        async with self._transaction() as connection:
+            values = {"endpoint": endpoint, "now": now, "limit": limit}
+            return (await connection.execute(_RELEASE_HELD, values)).rowcount
+
+    async def held_endpoints(self) -> dict[str, int]:
+        """See `shared.store.port.DeliveryStore`."""
+        found = await self._rows(
+            "SELECT endpoint, count(*) FROM deliveries WHERE state = 'held' GROUP BY endpoint"
+        )
+        return dict(found)
+
+    async def endpoint_rows(self) -> dict[str, EndpointRow]:
+        """See `shared.store.port.DeliveryStore`."""
+        found = await self._rows("SELECT id, status, reason, changed_at FROM endpoints")
+        return {one: EndpointRow(one, EndpointStatus(two), *rest) for one, two, *rest in found}
+
+    async def set_endpoint(
+        self, endpoint: str, status: EndpointStatus, *, reason: str, now: int
+    ) -> None:
+        """See `shared.store.port.DeliveryStore`."""
+        await self._change(_SET_ENDPOINT, (endpoint, status.value, reason, now))
+
+    async def count_deliveries(self) -> dict[tuple[str, DeliveryState], int]:
+        """See `shared.store.port.DeliveryStore`."""
+        found = await self._rows(
+            "SELECT endpoint, state, count(*) FROM deliveries GROUP BY endpoint, state"
+        )
+        return {(endpoint, DeliveryState(state)): count for endpoint, state, count in found}
+
+    async def oldest_due(self) -> int | None:
+        """See `shared.store.port.DeliveryStore`."""
+        ((oldest,),) = await self._rows(
+            "SELECT min(due_at) FROM deliveries WHERE state IN ('pending', 'retrying')"
+        )
+        found: int | None = oldest
+        return found
+
+
+async def _record(connection: Connection, attempts: Sequence[AttemptRecord]) -> list[str]:
+    """Append one attempt of each delivery; return the deliveries that moved."""
+    await insert_all(
+        connection,
+        _INSERT_ATTEMPTS,
+        [
+            (
+                one.delivery_id, one.number, one.at, one.duration_ms, one.outcome, one.status,
+                one.error, one.answer,
+            )
+            for one in attempts
+        ],
+    )  # fmt: skip
+    moves = [
+        (
+            one.delivery_id, one.lease, one.state.value, one.due_at, one.at + one.duration_ms,
+            one.outcome, one.error,
+        )
+        for one in attempts
+    ]  # fmt: skip
+    columns = [list(column) for column in zip(*moves, strict=True)]
+    moved = [one for (one,) in await rows(connection, _MOVE, columns)]
+    await insert_all(connection, _FREE, [(one.delivery_id, one.lease) for one in attempts])
+    return moved
+
+
+def _delivery(row: TupleRow) -> Delivery:
+    """A delivery from the columns of `_LOAD`."""
+    return Delivery(
+        id=row[0],
+        endpoint=row[1],
+        type=row[2],
+        state=DeliveryState(row[3]),
+        due_at=row[4],
+        attempts=row[5],
+        transition_at=row[6],
+        data=row[7],
+        aggregate=AggregateKey(row[8], row[9], row[10]),
+        version=row[11],
+        lease_until=row[12],
+        round_start=row[13],
+        traceparent=row[14],
+    )

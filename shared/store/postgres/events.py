@@ -1,0 +1,295 @@
+"""The events worker's part of the PostgreSQL store."""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
+
+from shared.domain import aggregates
+from shared.domain.aggregates import decode_fact, decode_state, encode, link_of, status_of
+from shared.domain.consent import ConsentState
+from shared.domain.keys import AggregateKey, Position
+from shared.domain.product_request import ProductRequestState
+from shared.store.postgres.parts import Connection, PostgresPart, execute, insert, insert_all, rows
+from shared.store.rows import (
+    Aggregate,
+    Changes,
+    EndpointStatus,
+    EventRef,
+    FoldedEntry,
+    KnownEvent,
+)
+
+_FIND_EVENTS = """
+SELECT e.partner_app_id, e.event_id, e.seq, e.variant, e.content
+FROM unnest(%b::text[], %b::text[]) AS wanted (app, id)
+JOIN events e ON e.event_id = wanted.id AND e.partner_app_id = wanted.app
+ORDER BY e.seq
+"""
+
+# Those that are missing are made first, in the order of keys: whoever makes the same waits here
+# for the other's commit. Only then all are locked, in the same order. So nobody who holds a lock
+# waits for somebody who makes, and no circle closes.
+_MAKE_AGGREGATES = """
+INSERT INTO aggregates (kind, partner_app_id, key, version, status, conflict, link_id, settles,
+                        touched_at, updated_at, state)
+SELECT kind, app, key, 0, '', 0, '', 0, 0, 0, state
+FROM unnest(%b::text[], %b::text[], %b::text[], %b::bytea[]) AS wanted (kind, app, key, state)
+WHERE NOT EXISTS (
+    SELECT 1 FROM aggregates a
+    WHERE a.key = wanted.key AND a.partner_app_id = wanted.app AND a.kind = wanted.kind
+)
+ORDER BY kind COLLATE "C", app COLLATE "C", key COLLATE "C"
+ON CONFLICT DO NOTHING
+"""
+
+_LOCK_AGGREGATES = """
+SELECT a.id, a.kind, a.partner_app_id, a.key, a.version, a.state
+FROM aggregates a
+WHERE (a.key, a.partner_app_id, a.kind) IN (
+    SELECT key COLLATE "C", app COLLATE "C", kind COLLATE "C"
+    FROM unnest(%b::text[], %b::text[], %b::text[]) AS wanted (kind, app, key)
+)
+ORDER BY a.kind, a.partner_app_id, a.key
+FOR UPDATE OF a
+"""
+
+_HISTORIES = """
+SELECT h.aggregate_id, e.time, e.event_id, e.content, h.fact
+FROM history h JOIN events e ON e.seq = h.event_seq
+WHERE h.aggregate_id = ANY (%b::bigint[])
+"""
+
+_INSERT_EVENTS = insert(
+    "events",
+    {
+        "seq": "bigint", "partner_app_id": "text", "event_id": "text", "variant": "integer",
+        "content": "text", "type": "text", "name": "text", "time": "bigint", "label": "text",
+        "source": "text", "batch_id": "text", "received_at": "bigint", "traceparent": "text",
+    },
+)  # fmt: skip
+
+_INSERT_PAYLOADS = insert("payloads", {"seq": "bigint", "received_at": "bigint", "body": "bytea"})
+
+_INSERT_HISTORY = insert(
+    "history", {"aggregate_id": "bigint", "event_seq": "bigint", "fact": "bytea"}
+)
+
+_UPDATE_AGGREGATES = """
+UPDATE aggregates a SET
+    version = n.version, status = n.status, conflict = n.conflict, link_id = n.link_id,
+    settles = n.settles, touched_at = greatest(a.touched_at, n.touched_at),
+    updated_at = n.updated_at, state = n.state
+FROM unnest(%b::bigint[], %b::integer[], %b::text[], %b::integer[], %b::text[], %b::integer[],
+            %b::bigint[], %b::bigint[], %b::bytea[])
+    AS n (id, version, status, conflict, link_id, settles, touched_at, updated_at, state)
+WHERE a.id = n.id
+"""
+
+_INSERT_TRANSITIONS = insert(
+    "transitions",
+    {
+        "aggregate_id": "bigint", "version": "integer", "type": "text", "from_status": "text",
+        "to_status": "text", "event_seq": "bigint", "at": "bigint", "notified": "integer",
+        "data": "bytea",
+    },
+)  # fmt: skip
+
+_INSERT_DELIVERIES = insert(
+    "deliveries",
+    {
+        "id": "text", "aggregate_id": "bigint", "version": "integer", "endpoint": "text",
+        "type": "text", "state": "text", "due_at": "bigint", "wake_at": "bigint",
+        "created_at": "bigint", "updated_at": "bigint", "traceparent": "text",
+    },
+)  # fmt: skip
+
+_INSERT_QUARANTINE = """
+INSERT INTO quarantine (id, reason, detail, source, batch_id, received_at, content, body,
+                        traceparent)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (source, content) WHERE status = 'open' DO UPDATE SET seen = quarantine.seen + 1
+"""
+
+_COUNT_DUPLICATES = """
+UPDATE events e SET duplicates = e.duplicates + n.times
+FROM unnest(%b::bigint[], %b::integer[]) AS n (seq, times) WHERE e.seq = n.seq
+"""
+
+_RESOLVE_QUARANTINE = """
+UPDATE quarantine
+SET status = 'replayed', resolved_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+WHERE id = ANY (%s) AND status = 'open'
+"""
+
+_UNSETTLED = """
+SELECT kind, partner_app_id, key FROM aggregates
+WHERE settles = 1 AND touched_at <= %s ORDER BY touched_at LIMIT %s
+"""
+
+
+class PostgresEventTransaction:
+    """One transaction; each method is one round trip, `lock_aggregates` two."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def find_events(self, refs: Collection[EventRef]) -> dict[EventRef, list[KnownEvent]]:
+        """See `shared.store.port.EventTransaction`."""
+        apps, ids = [one.partner_app_id for one in refs], [one.event_id for one in refs]
+        found: dict[EventRef, list[KnownEvent]] = {}
+        for app, event_id, *known in await rows(self._connection, _FIND_EVENTS, (apps, ids)):
+            found.setdefault(EventRef(app, event_id), []).append(KnownEvent(*known))
+        return found
+
+    async def lock_aggregates(
+        self, keys: Collection[AggregateKey]
+    ) -> dict[AggregateKey, Aggregate]:
+        """See `shared.store.port.EventTransaction`."""
+        kinds = [str(one.kind) for one in keys]
+        apps, ids = [one.partner_app_id for one in keys], [one.id for one in keys]
+        blank = [encode(aggregates.initial(one.kind)) for one in keys]
+        await execute(self._connection, _MAKE_AGGREGATES, (kinds, apps, ids, blank))
+        found = await rows(self._connection, _LOCK_AGGREGATES, (kinds, apps, ids))
+        locked: dict[AggregateKey, Aggregate] = {}
+        for number, kind, app, name, version, state in found:
+            key = AggregateKey(kind, app, name)
+            locked[key] = Aggregate(number, key, version, decode_state(state))
+        return locked
+
+    async def histories(self, aggregate_ids: Collection[int]) -> dict[int, list[FoldedEntry]]:
+        """See `shared.store.port.EventTransaction`."""
+        found: dict[int, list[FoldedEntry]] = {number: [] for number in aggregate_ids}
+        for number, time, event_id, content, document in await rows(
+            self._connection, _HISTORIES, (list(aggregate_ids),)
+        ):
+            fact = decode_fact(document)
+            at = Position(time, aggregates.rank_of(fact), event_id, content)
+            found[number].append(FoldedEntry(at, fact))
+        return found
+
+    async def reserve(self, count: int) -> Sequence[int]:
+        """See `shared.store.port.EventTransaction`."""
+        found = await rows(
+            self._connection, "SELECT nextval('event_seqs') FROM generate_series(1, %s)", (count,)
+        )
+        return sorted(number for (number,) in found)
+
+    async def write(self, changes: Changes) -> None:
+        """See `shared.store.port.EventTransaction`; all statements go in one round trip."""
+        async with self._connection.pipeline():
+            await _write_events(self._connection, changes)
+            await _write_aggregates(self._connection, changes)
+            await _write_rest(self._connection, changes)
+
+
+class PostgresEvents(PostgresPart):
+    """`shared.store.port.EventStore` on PostgreSQL."""
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[PostgresEventTransaction]:
+        """See `shared.store.port.EventStore`."""
+        async with self._transaction() as connection:
+            yield PostgresEventTransaction(connection)
+
+    async def unsettled(self, *, quiet_since: int, limit: int) -> list[AggregateKey]:
+        """See `shared.store.port.EventStore`."""
+        return [AggregateKey(*row) for row in await self._rows(_UNSETTLED, (quiet_since, limit))]
+
+    async def disabled_endpoints(self) -> set[str]:
+        """See `shared.store.port.EventStore`."""
+        found = await self._rows(
+            "SELECT id FROM endpoints WHERE status <> %s", (EndpointStatus.ENABLED.value,)
+        )
+        return {name for (name,) in found}
+
+
+async def _write_events(connection: Connection, changes: Changes) -> None:
+    # In the order of the unique key: two writers of the same events then wait, never in a circle.
+    events = sorted(changes.events, key=lambda one: (one.ref.event_id, one.ref.partner_app_id))
+    await insert_all(
+        connection,
+        _INSERT_EVENTS,
+        [
+            (
+                one.seq, one.ref.partner_app_id, one.ref.event_id, one.variant, one.content,
+                one.type, one.name, one.time, one.label.value, one.source, one.batch_id,
+                one.received_at, one.traceparent,
+            )
+            for one in events
+        ],
+    )  # fmt: skip
+    await insert_all(
+        connection, _INSERT_PAYLOADS, [(one.seq, one.received_at, one.body) for one in events]
+    )
+    await insert_all(
+        connection,
+        _INSERT_HISTORY,
+        [(one.aggregate_id, one.event_seq, encode(one.fact)) for one in changes.history],
+    )
+
+
+async def _write_aggregates(connection: Connection, changes: Changes) -> None:
+    notified = Counter((one.aggregate_id, one.version) for one in changes.deliveries)
+    received = {one.seq: one.received_at for one in changes.events}
+    touched: dict[int, int] = {}
+    for entry in changes.history:
+        at = received[entry.event_seq]
+        touched[entry.aggregate_id] = max(at, touched.get(entry.aggregate_id, 0))
+    await insert_all(
+        connection,
+        _UPDATE_AGGREGATES,
+        [_aggregate(one, touched.get(one.id, 0)) for one in changes.aggregates],
+    )
+    await insert_all(
+        connection,
+        _INSERT_TRANSITIONS,
+        [
+            (
+                one.aggregate_id, one.version, one.type, one.from_status, one.to_status,
+                one.event_seq, one.at, notified[one.aggregate_id, one.version], one.data,
+            )
+            for one in changes.transitions
+        ],
+    )  # fmt: skip
+    await insert_all(
+        connection,
+        _INSERT_DELIVERIES,
+        [
+            (
+                one.id, one.aggregate_id, one.version, one.endpoint, one.type, one.state.value,
+                one.due_at, one.due_at, one.due_at, one.due_at, one.traceparent,
+            )
+            for one in changes.deliveries
+        ],
+    )  # fmt: skip
+
+
+async def _write_rest(connection: Connection, changes: Changes) -> None:
+    for one in sorted(changes.quarantined, key=lambda entry: (entry.source, entry.content)):
+        await execute(
+            connection,
+            _INSERT_QUARANTINE,
+            (
+                one.id, one.reason, one.detail, one.source, one.batch_id, one.received_at,
+                one.content, one.body, one.traceparent,
+            ),
+        )  # fmt: skip
+    await insert_all(connection, _COUNT_DUPLICATES, sorted(changes.duplicates.items()))
+    if changes.replayed:
+        await execute(connection, _RESOLVE_QUARANTINE, (changes.replayed,))
+
+
+def _aggregate(one: Aggregate, touched_at: int) -> tuple[Any, ...]:
+    state = one.state
+    return (
+        one.id,
+        one.version,
+        status_of(state),
+        int(isinstance(state, ConsentState) and state.conflict),
+        link_of(state),
+        int(isinstance(state, ProductRequestState) and state.settles),
+        touched_at,
+        state.last.time if state.last else 0,
+        encode(state),
+    )

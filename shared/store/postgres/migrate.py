@@ -1,0 +1,49 @@
+"""Migrations on PostgreSQL, one process at a time by an advisory lock."""
+
+import psycopg
+
+from shared.store.postgres.parts import Connection, execute, rows, translated
+from shared.store.schema import load_migrations, missing
+
+_LOCK = 0x636F7272  # "corr": taken for the length of the transaction
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version    INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL,
+    checksum   TEXT NOT NULL,
+    applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
+)
+"""
+
+
+async def applied(connection: Connection) -> dict[int, str]:
+    """Version → checksum of what the database has; empty for a new one."""
+    ((there,),) = await rows(connection, "SELECT to_regclass('schema_migrations') IS NOT NULL")
+    if not there:
+        return {}
+    return dict(await rows(connection, "SELECT version, checksum FROM schema_migrations"))
+
+
+async def migrate(url: str) -> list[str]:
+    """Apply what is missing in one transaction; return the names applied.
+
+    Raises:
+        SchemaError: the database is ahead of this release.
+        StoreUnavailableError: it cannot be reached.
+    """
+    known = load_migrations("postgres")
+    with translated():
+        connection = await psycopg.AsyncConnection.connect(url, prepare_threshold=None)
+        async with connection, connection.transaction():
+            await execute(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
+            await execute(connection, _TABLE)
+            todo = missing(await applied(connection), known)
+            for one in todo:
+                await execute(connection, one.sql)
+                await execute(
+                    connection,
+                    "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
+                    (one.version, one.name, one.checksum),
+                )
+    return [one.name for one in todo]

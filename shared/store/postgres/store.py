@@ -1,0 +1,77 @@
+"""The PostgreSQL store: the parts put together over one pool."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool
+
+from shared.config import StoreConfig
+from shared.store.locate import postgres_url
+from shared.store.port import Statement
+from shared.store.postgres.deliveries import PostgresDeliveries
+from shared.store.postgres.events import PostgresEvents
+from shared.store.postgres.migrate import applied
+from shared.store.postgres.parts import Connection, execute, translated
+from shared.store.schema import load_migrations, require_current
+
+
+class PostgresStore(PostgresEvents, PostgresDeliveries):
+    """A whole store in one database. Prepares nothing, so PgBouncer may stand between."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._known = load_migrations("postgres")
+        self._connect_timeout = config.connect_timeout
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            postgres_url(config.url),
+            min_size=1,
+            max_size=config.pool_size,
+            timeout=config.connect_timeout,
+            reconnect_timeout=config.connect_timeout,
+            open=False,
+            check=AsyncConnectionPool.check_connection,
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": None,
+                "connect_timeout": max(1, int(config.connect_timeout)),
+                "options": f"-c lock_timeout={int(config.busy_timeout * 1000)}",
+                "application_name": "correio",
+            },
+        )
+
+    async def start(self) -> None:
+        """Connect and check the schema.
+
+        Raises:
+            StoreUnavailableError: it cannot be reached.
+            SchemaError: the schema is not this release's.
+        """
+        with translated():
+            await self._pool.open()
+            async with self._pool.connection() as connection:
+                require_current(await applied(connection), self._known)
+
+    async def ping(self) -> None:
+        """Return if the database can be written to right now."""
+        async with self._transaction() as connection:
+            await execute(connection, "SELECT pg_advisory_xact_lock(-1)")
+
+    async def fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """See `shared.store.port.SqlStore`."""
+        return await self._rows(_marks(query), values)
+
+    async def change(self, statements: Sequence[Statement]) -> list[int]:
+        """See `shared.store.port.SqlStore`."""
+        async with self._transaction() as connection:
+            return [
+                (await execute(connection, _marks(query), values)).rowcount
+                for query, values in statements
+            ]
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._pool.close()
+
+
+def _marks(query: str) -> str:
+    """Values are marked by ``?`` in SQL that both databases read."""
+    return query.replace("%", "%%").replace("?", "%s")

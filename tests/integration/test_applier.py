@@ -1,0 +1,334 @@
+"""Applying events to real stores: in any order, repeated, by several workers at once."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from shared.clock import SystemClock
+from shared.config import Config, EndpointConfig, Secret, SourceConfig, StoreConfig
+from shared.domain.events import content_digest
+from shared.domain.keys import AggregateKey
+from shared.store.open import open_store
+from shared.store.port import Store
+from tests.support import books, model
+from tests.support import events as ev
+from tests.support.stores import empty_tables
+from worker.events.apply import Applier
+from worker.events.arrivals import Arrival
+
+CONFIG = Config(
+    source=(SourceConfig(name="klavi", require_signature=False, partner_app_ids=(ev.APP, "app2")),),
+    endpoint=(
+        EndpointConfig(id="crm", url="http://127.0.0.1/", secrets=(Secret("whsec_x"),)),
+        EndpointConfig(
+            id="audit", url="http://127.0.0.1/", secrets=(Secret("whsec_x"),), types=("consent.*",)
+        ),
+    ),
+)
+
+
+def arrival(made: Any) -> Arrival:
+    body = made if isinstance(made, bytes) else ev.dump(made)
+    return Arrival(body=body, source="klavi", batch_id="b", received_at=ev.EPOCH)
+
+
+@contextlib.asynccontextmanager
+async def workers(url: str, count: int) -> AsyncIterator[list[Applier]]:
+    stores = [open_store(StoreConfig(url=Secret(url), busy_timeout=30.0)) for _ in range(count)]
+    try:
+        for store in stores:
+            await store.start()
+        yield [Applier(store, CONFIG, clock=SystemClock()) for store in stores]
+    finally:
+        for store in stores:
+            await store.close()
+
+
+async def work(applier: Applier, share: Sequence[Arrival], size: int) -> None:
+    for start in range(0, len(share), size):
+        await applier.apply(share[start : start + size])
+
+
+@pytest.mark.parametrize("name", ev.NAMES)
+async def test_each_documented_event_alone_and_again(
+    name: str, store: Store, store_url: str
+) -> None:
+    applier = Applier(store, CONFIG, clock=SystemClock())
+    await applier.apply([arrival(ev.raw(name))])
+    first = books.read(store_url)
+    books.check(first)
+    expected = {
+        "link_created": {("link", ev.LINK): "CREATED"},
+        "product_request_received": {
+            ("product_request", ev.REQUEST): "PENDING", ("link", ev.LINK): "PLACEHOLDER",
+        },
+        "product_generated_success": {("product_request", ev.REQUEST): "PLACEHOLDER"},
+        "product_generated_failed": {("product_request", ev.REQUEST): "PLACEHOLDER"},
+    }  # fmt: skip
+    consent = {
+        ("consent", ev.CONSENT): name.removeprefix("consent_").upper(),
+        ("link", ev.LINK): "PLACEHOLDER",
+    }
+    assert first.statuses == expected.get(name, consent)
+    assert first.labels == {"applied": 1}
+
+    await applier.apply([arrival(ev.raw(name))])
+    again = books.read(store_url)
+    assert again.duplicates == 1
+    again.duplicates = 0
+    assert again == first
+
+
+async def test_all_ten_examples_as_they_stand_share_an_id_and_are_all_folded(
+    store: Store, store_url: str
+) -> None:
+    applier = Applier(store, CONFIG, clock=SystemClock())
+    await applier.apply([arrival(ev.raw(name)) for name in ev.NAMES])
+    after = books.read(store_url)
+    books.check(after)
+    assert after.labels == {"applied": 1, "divergent": 9}
+    assert after.statuses == {
+        ("link", ev.LINK): "CREATED",
+        ("consent", ev.CONSENT): "DELETED_BY_USER",
+        ("product_request", ev.REQUEST): "PENDING",
+    }
+
+
+async def test_one_culprit_does_not_hold_up_its_batch(store: Store, store_url: str) -> None:
+    made = [ev.event("link_created", at=i, linkId=f"l{i}") for i in range(99)]
+    shuffled = [arrival(one) for one in made]
+    shuffled.insert(41, arrival(b'{"eventName":"link_created","eventType":"api"}'))
+    await Applier(store, CONFIG, clock=SystemClock()).apply(shuffled)
+    after = books.read(store_url)
+    assert after.labels == {"applied": 99}
+    assert after.quarantined == {"malformed": 1}
+
+
+async def test_what_the_store_refuses_is_found_by_splitting_and_quarantined(
+    store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applier = Applier(store, CONFIG, clock=SystemClock())
+    committing = applier._commit
+
+    async def refusing(batch: Any) -> Any:
+        if any(b"poison" in one.arrival.body for one in batch):
+            raise ValueError("this cannot be stored")
+        return await committing(batch)
+
+    monkeypatch.setattr(applier, "_commit", refusing)
+    made = [ev.event("link_created", at=i, linkId=f"l{i}") for i in range(20)]
+    made[7]["externalInfo"]["note"] = "poison"
+    await applier.apply([arrival(one) for one in made])
+    after = books.read(store_url)
+    assert after.labels == {"applied": 19}
+    assert after.quarantined == {"refused_by_store": 1}
+
+
+async def test_an_event_of_another_application_is_quarantined(store: Store, store_url: str) -> None:
+    applier = Applier(store, CONFIG, clock=SystemClock())
+    await applier.apply([arrival(ev.event("link_created", app="stranger"))])
+    after = books.read(store_url)
+    assert (after.states, after.quarantined) == ({}, {"foreign_application": 1})
+
+
+async def test_a_quiet_request_for_all_products_settles_and_tells(
+    store: Store, store_url: str
+) -> None:
+    applier = Applier(store, CONFIG, clock=SystemClock())
+    await applier.apply([arrival(ev.event("product_request_received", products=["all"]))])
+    assert await store.unsettled(quiet_since=ev.EPOCH - 1, limit=10) == []
+    (key,) = await store.unsettled(quiet_since=ev.EPOCH, limit=10)
+    await applier.settle(key)
+    await applier.settle(key)
+    after = books.read(store_url)
+    books.check(after)
+    assert after.statuses["product_request", ev.REQUEST] == "SETTLED"
+    assert [one["type"] for one in after.transitions[key]] == [
+        "product_request.received",
+        "product_request.completed",
+    ]
+
+
+async def test_a_hundred_deliveries_at_once_of_one_event_have_one_effect(store_url: str) -> None:
+    async with workers(store_url, 4) as appliers:
+        await asyncio.gather(*(
+            appliers[i % 4].apply([arrival(ev.raw("consent_authorised"))]) for i in range(100)
+        ))  # fmt: skip
+    after = books.read(store_url)
+    books.check(after)
+    assert after.labels == {"applied": 1}
+    assert after.duplicates == 99
+    assert after.deliveries == {"pending": 2}
+
+
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.deep)])
+async def test_two_workers_with_the_same_events_in_opposite_order(
+    store_url: str, count: int
+) -> None:
+    made = [
+        arrival(ev.event(
+            random.Random(i).choice(["consent_authorised", "consent_revoked", "consent_error"]),
+            at=i, event_id=f"e{i}", consentId=f"c{i % 97}", linkId=f"l{i % 13}",
+        ))
+        for i in range(count)
+    ]  # fmt: skip
+    async with workers(store_url, 2) as (one, two), asyncio.timeout(300):
+        await asyncio.gather(work(one, made, 100), work(two, made[::-1], 100))
+    after = books.read(store_url)
+    books.check(after)
+    assert sum(after.labels.values()) == count
+    assert after.duplicates == count
+
+
+async def test_a_whole_history_ends_the_same_in_every_order(store_url: str) -> None:
+    made = [ev.event(name, at=i) for i, name in enumerate(ev.NAMES)]
+    rng = random.Random(7)
+    seen = None
+    for _ in range(12):
+        rng.shuffle(made)
+        await empty_tables(store_url)
+        async with workers(store_url, 1) as (applier,):
+            await work(applier, [arrival(one) for one in made], rng.choice([1, 3, 10]))
+        after = books.read(store_url)
+        books.check(after)
+        if seen is not None:
+            assert (after.states, _sorted(after)) == (seen.states, _sorted(seen))
+        seen = after
+
+
+CHANGES = ["authorised", "error", "rejected", "expired", "revoked", "deleted_by_user"]
+
+consent_events = st.builds(
+    lambda change, at, eid, consent, link, granted, app: ev.event(
+        f"consent_{change}", at=at, event_id=eid, app=app, consentId=consent, linkId=link,
+        permissionsGranted=granted,
+    ),
+    st.sampled_from(CHANGES), st.integers(0, 9), st.sampled_from("abcdef"),
+    st.sampled_from(["c1", "c2"]), st.sampled_from(["l1", "l2"]),
+    st.sampled_from([["P"], ["P", "Q"]]), st.sampled_from([ev.APP, "app2"]),
+)  # fmt: skip
+link_events = st.builds(
+    lambda at, eid, link: ev.event("link_created", at=at, event_id=eid, linkId=link),
+    st.integers(0, 9), st.sampled_from("abcdef"), st.sampled_from(["l1", "l2"]),
+)  # fmt: skip
+outcome_events = st.builds(
+    lambda kind, at, eid, product: ev.event(
+        f"product_generated_{kind}", at=at, event_id=eid, product=product
+    ),
+    st.sampled_from(["success", "failed"]), st.integers(0, 9), st.sampled_from("abcdef"),
+    st.sampled_from(["pf_checking_account", "pf_credit_card", "pf_other"]),
+)  # fmt: skip
+order_events = st.builds(
+    lambda at, link: ev.event("product_request_received", at=at, linkId=link),
+    st.integers(0, 9), st.sampled_from(["l1", "l2"]),
+)  # fmt: skip
+histories = st.lists(
+    st.one_of(consent_events, link_events, outcome_events, order_events), min_size=1, max_size=12
+)
+
+
+def _sorted(after: books.Books) -> dict[AggregateKey, Any]:
+    return {key: sorted(entries, key=repr) for key, entries in after.histories.items()}
+
+
+def _compare_with_model(after: books.Books, made: list[dict[str, Any]]) -> None:
+    """Every state as the model has it, and nothing beside."""
+    contents = {}
+    for key, history in after.histories.items():
+        for at, _ in history:
+            contents[key.partner_app_id, at.event_id, at.content] = at.content
+    unique = {ev.dump(one): one for one in made}
+    for key, state in after.states.items():
+        mine = [one for one in unique.values() if one["partnerAppId"] == key.partner_app_id]
+        if key.kind == "consent":
+            told = [
+                (one, content_digest(ev.dump(one)))
+                for one in mine
+                if one["payload"].get("consents", {}).get("consentId") == key.id
+            ]
+            expected = model.consent(told)
+            assert state.status == expected["status"]  # type: ignore[union-attr]
+            assert state.conflict == expected["conflict"]  # type: ignore[union-attr]
+            assert list(state.permissions_granted) == expected["permissionsGranted"]  # type: ignore[union-attr]
+            assert state.link_id == expected["linkId"]  # type: ignore[union-attr]
+        elif key.kind == "link":
+            wanted = model.link(mine, key.id)
+            assert wanted == {"status": state.status, "consents": list(state.consents)}  # type: ignore[union-attr]
+        else:
+            wanted = model.product_request(
+                [one for one in mine if one["payload"].get("requestId") == key.id]
+            )
+            assert wanted["status"] == state.status
+            assert wanted["products"] == {
+                name: (one.status, one.successes, one.failures)
+                for name, one in state.products.items()  # type: ignore[union-attr]
+            }
+
+
+async def _play(url: str, made: list[dict[str, Any]], seed: int, count: int) -> None:
+    """Deliver every event one to three times, shuffled, split over `count` workers."""
+    rng = random.Random(seed)
+    deliveries = [arrival(one) for one in made for _ in range(rng.randint(1, 3))]
+    rng.shuffle(deliveries)
+    await empty_tables(url)
+    async with workers(url, count) as appliers, asyncio.timeout(60):
+        await asyncio.gather(*(
+            work(applier, deliveries[i::count], rng.choice([1, 2, 5]))
+            for i, applier in enumerate(appliers)
+        ))  # fmt: skip
+    after = books.read(url)
+    books.check(after)
+    orders: dict[tuple[str, str], set[int]] = {}
+    distinct_orders = {ev.dump(o): o for o in made if o["eventName"] == "product_request_received"}
+    for one in distinct_orders.values():
+        place = (one["partnerAppId"], one["payload"]["requestId"])
+        orders.setdefault(place, set()).add(one["eventTime"])
+    if len(distinct_orders) == sum(map(len, orders.values())):  # the model knows no ties of orders
+        _compare_with_model(after, made)
+    told = [
+        (key, one["version"], one["type"])
+        for key, written in after.transitions.items()
+        for one in written
+    ]
+    assert len(told) == len(set(told))
+    return after  # type: ignore[return-value]
+
+
+def _property(examples: int) -> Any:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+def _check_orders(url: str, made: list[dict[str, Any]], seed: int, count: int) -> None:
+    first = asyncio.run(_play(url, made, seed, count))
+    second = asyncio.run(_play(url, made, seed + 1, count))
+    assert first.states == second.states  # type: ignore[attr-defined]
+    assert _sorted(first) == _sorted(second)  # type: ignore[arg-type]
+
+
+@_property(25)
+@given(histories, st.integers(0, 2**32), st.integers(1, 4))
+def test_any_order_repetition_and_split_ends_the_same(
+    store_url: str, made: list[dict[str, Any]], seed: int, count: int
+) -> None:
+    _check_orders(store_url, made, seed, count)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(7_200)
+@_property(10_000)
+@given(histories, st.integers(0, 2**32), st.integers(1, 4))
+def test_any_order_repetition_and_split_ends_the_same_deep(
+    store_url: str, made: list[dict[str, Any]], seed: int, count: int
+) -> None:
+    _check_orders(store_url, made, seed, count)
