@@ -56,6 +56,7 @@ class Sifted(Struct, frozen=True):
     unreadable: list[Decoded]
     replayed: list[str]
 
+
 def refs(batch: Iterable[Decoded]) -> set[EventRef]:
     """What the source calls the readable events of a batch."""
     return {_ref(one.content) for one in batch if isinstance(one.content, Event)}
@@ -63,9 +64,7 @@ def refs(batch: Iterable[Decoded]) -> set[EventRef]:
 
 def keys(batch: Iterable[Decoded]) -> set[AggregateKey]:
     """Every aggregate that the readable events of a batch speak of."""
-    return {
-        key for one in batch if isinstance(one.content, Event) for key, _ in one.content.facts
-    }
+    return {key for one in batch if isinstance(one.content, Event) for key, _ in one.content.facts}
 
 
 def sift(
