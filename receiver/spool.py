@@ -2,8 +2,10 @@
 
 A batch is held once `append` returns: committed and fsynced, together with whatever else waited
 at that moment. Nothing is ever evicted. When the bound in bytes or the floor of free disk is
-reached, `append` refuses. A damaged file never stops anything: it is put aside, a fresh one takes
-its place, and the batches that can still be read move into the fresh one.
+reached, `append` refuses. A process appends only to a file that it has made itself; files that
+others left behind are adopted and drained, never added to, since nobody knows what became of them
+meanwhile. A damaged file never stops anything: it is put aside, and the batches that can still be
+read move into a sound one.
 """
 
 import asyncio
@@ -17,6 +19,7 @@ from msgspec import Struct
 
 from receiver.batch import Batch
 from receiver.metrics import Metrics
+from receiver.salvage import Wreck
 from receiver.spool_file import Row, SpoolFile, Stored, Totals, pack
 from receiver.spool_folder import OwnedPath, claim_new, claim_unowned
 from shared.clock import Clock
@@ -25,10 +28,11 @@ from shared.logs import get_logger
 
 log = get_logger(__name__)
 
-SALVAGE_ROWS: Final = 500
+ADOPTED_MAX: Final = 8
+"""Files of others that are open at once; each costs a thread."""
 SHUN_SECONDS: Final = 60.0
 """For how long a file that the disk fails on is left alone."""
-_FAULTS = (StoreUnavailableError, OSError)
+_FAULTS = (StoreDamagedError, StoreUnavailableError, OSError)
 
 
 class Waiting(Struct, frozen=True):
@@ -53,7 +57,7 @@ class Group(Struct, frozen=True):
 
 
 class Spool:
-    """The spool of one process: a file of its own, and now and then one that lost its owner."""
+    """The spool of one process: a file of its own, and files that lost their owner."""
 
     def __init__(
         self, *, folder: Path, max_bytes: int, min_free_bytes: int, clock: Clock, metrics: Metrics
@@ -64,7 +68,7 @@ class Spool:
         self._clock = clock
         self._metrics = metrics
         self._own: OpenFile | None = None
-        self._adopted: OpenFile | None = None
+        self._adopted: list[OpenFile] = []
         self._waiting: list[Waiting] = []
         self._waiting_bytes = 0
         self._committing: asyncio.Task[None] | None = None
@@ -73,34 +77,32 @@ class Spool:
         self._salvaging: asyncio.Task[None] | None = None
         self._shunned: dict[Path, float] = {}
         self._filled = asyncio.Event()
+        self._sent: Group | None = None
 
     async def open(self) -> None:
-        """Take over a file that was left behind, else begin a new one.
+        """Begin a file, and adopt what was left behind.
 
-        A disk that fails is no reason not to start: `writable` says so, and every `append` and
-        `adopt` tries again.
+        A disk that fails is no reason not to start: `fault` says so, and `adopt` tries again.
         """
-        try:
-            await self._open_own()
-        except _FAULTS:
-            log.exception("spool.unavailable")
-        self._salvage_soon()
+        await self.adopt()
 
     async def close(self) -> None:
         """Commit what waits and close the files; they keep what they hold."""
         for task in (self._committing, self._salvaging):
             if task is not None:
                 await task
-        for opened in (self._own, self._adopted):
-            if opened is not None:
-                await opened.file.close()
+        for opened in self._files:
+            await opened.file.close()
+            if opened.file.totals.batches:
                 opened.owned.release()
-        self._own = self._adopted = None
+            else:
+                opened.owned.remove()
+        self._own, self._adopted = None, []
 
     @property
     def totals(self) -> Totals:
         """What is held in all."""
-        parts = [opened.file.totals for opened in (self._adopted, self._own) if opened is not None]
+        parts = [opened.file.totals for opened in self._files]
         return Totals(
             batches=sum(part.batches for part in parts),
             events=sum(part.events for part in parts),
@@ -145,62 +147,68 @@ class Spool:
 
     async def head(self, *, max_events: int, max_bytes: int) -> Group | None:
         """The oldest batches that are held; None when there are none, or none can be read now."""
-        for opened in (self._adopted, self._own):
-            if opened is None or not opened.file.totals.batches:
+        if self._sent is not None:
+            await self.settle(self._sent)
+        if self._sent is not None:
+            return None
+        for opened in self._files:
+            if not opened.file.totals.batches:
                 continue
             try:
                 stored = await opened.file.head(max_events=max_events, max_bytes=max_bytes)
-            except StoreDamagedError as damage:
-                await self._replace(opened, damage)
-                return None
             except _FAULTS as error:
-                log.warning("spool.unreadable", error_type=type(error).__name__)
+                await self._mend(opened, error)
                 return None
-            if stored:
-                return Group(opened, stored)
+            return Group(opened, stored)
         return None
 
     async def settle(self, group: Group) -> None:
         """Forget the batches of a group: the broker has them.
 
-        If that fails they are sent once more, which does no harm.
+        While the disk is too full to write even that down, `head` gives nothing more out. After
+        any other fault they may be sent once more, which does no harm.
         """
         opened = group.source
+        self._sent = None
         try:
-            await opened.file.remove_through(group.stored[-1].seq)
-            if opened is self._adopted and not opened.file.totals.batches:
-                self._adopted = None
-                await opened.file.close()
-                opened.owned.remove()
-                log.info("spool.adopted_drained")
-        except StoreDamagedError as damage:
-            await self._replace(opened, damage)
+            await opened.file.remove(group.stored)
         except _FAULTS as error:
-            log.warning("spool.not_settled", error_type=type(error).__name__)
+            if not await self._mend(opened, error):
+                self._sent = group
+            return
+        if opened in self._adopted and not opened.file.totals.batches:
+            self._adopted.remove(opened)
+            await opened.file.close()
+            opened.owned.remove()
 
     async def adopt(self) -> None:
-        """Take on one file whose owner has gone, if there is one; open our own if it failed."""
-        await self._reopen()
-        if self._adopted is not None:
-            return
-        try:
-            owned = self._claim_unowned()
-            if owned is None:
-                return
-            adopted = await self._open(owned)
-        except _FAULTS as error:
-            log.warning("spool.unreadable", error_type=type(error).__name__)
-            return
+        """Take on files whose owner has gone; begin a file of our own if there is none."""
+        async with self._opening:
+            try:
+                if self._own is None:
+                    self._own = await self._open(claim_new(self._folder))
+                while len(self._adopted) < ADOPTED_MAX and (owned := self._claim_unowned()):
+                    await self._adopt(owned)
+            except _FAULTS:
+                log.exception("spool.unavailable")
+        self._salvage_soon()
+
+    async def _adopt(self, owned: OwnedPath) -> None:
+        adopted = await self._open(owned)
         if adopted is None:
-            self._salvage_soon()
             return
         if not adopted.file.totals.batches:
             await adopted.file.close()
             owned.remove()
             return
         log.info("spool.adopted", count=adopted.file.totals.events)
-        self._adopted = adopted
+        self._adopted.append(adopted)
         self._filled.set()
+
+    @property
+    def _files(self) -> list[OpenFile]:
+        """The open files, those that were left behind first."""
+        return [*self._adopted, *([self._own] if self._own is not None else [])]
 
     async def _commit(self) -> None:
         """Write everything that waits, in as few transactions as the disk's pace allows."""
@@ -224,29 +232,32 @@ class Spool:
         for _ in range(2):
             opened = self._own
             if opened is None:
-                return "no spool file can be written"
+                break
             try:
                 await opened.file.append(rows)
-            except StoreDamagedError as damage:
-                await self._replace(opened, damage)
             except _FAULTS as error:
-                if not is_failing(error):
+                if not await self._mend(opened, error):
                     return "the disk is full or busy"
-                await self._abandon(opened, error)
             else:
                 self._filled.set()
                 return None
         return "no spool file can be written"
 
-    async def _open_own(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        owned = self._claim_unowned()
-        opened = await self._open(owned) if owned is not None else None
-        self._own = opened or await self._open(claim_new(self._folder))
-        if self._own is None:
-            raise StoreUnavailableError("a new spool file came out damaged")
-        if self._own.file.totals.batches:
-            self._filled.set()
+    async def _mend(self, opened: OpenFile, error: Exception) -> bool:
+        """Stop using a file that failed; False when only the disk is full or busy for now."""
+        cause = error.__cause__
+        if isinstance(cause, apsw.FullError | apsw.BusyError | apsw.LockedError):
+            log.warning("spool.blocked", error_type=type(cause).__name__)
+            return False
+        if self._forget(opened):
+            await opened.file.close()
+            if isinstance(error, StoreDamagedError) or isinstance(cause, apsw.ReadOnlyError):
+                self._put_aside(opened.owned, error)
+            else:
+                log.error("spool.abandoned", error_type=type(cause or error).__name__)
+                self._shun(opened.owned)
+            await self.adopt()
+        return True
 
     def _claim_unowned(self) -> OwnedPath | None:
         now = self._clock.monotonic()
@@ -266,49 +277,31 @@ class Spool:
             return None
         except _FAULTS:
             await file.close()
-            self._shunned[owned.path] = self._clock.monotonic() + SHUN_SECONDS
-            owned.release()
+            self._shun(owned)
             raise
         return OpenFile(owned, file)
 
-    async def _replace(self, opened: OpenFile, damage: StoreDamagedError) -> None:
-        """Put a damaged file aside; a fresh one takes over from our own."""
-        if not self._forget(opened):
-            return
-        await opened.file.close()
-        self._put_aside(opened.owned, damage)
-        await self._reopen()
-
-    async def _abandon(self, opened: OpenFile, error: Exception) -> None:
-        """Leave a file that the disk fails on for later; another takes over from our own."""
-        if not self._forget(opened):
-            return
-        log.error("spool.abandoned", error_type=type(error.__cause__ or error).__name__)
-        await opened.file.close()
-        self._shunned[opened.owned.path] = self._clock.monotonic() + SHUN_SECONDS
-        opened.owned.release()
-        await self._reopen()
+    def _shun(self, owned: OwnedPath) -> None:
+        """Leave a file that the disk fails on alone for a while."""
+        self._shunned[owned.path] = self._clock.monotonic() + SHUN_SECONDS
+        owned.release()
 
     def _forget(self, opened: OpenFile) -> bool:
         """Stop using a file; False when somebody did so before us."""
         if opened is self._own:
             self._own = None
-        elif opened is self._adopted:
-            self._adopted = None
+        elif opened in self._adopted:
+            self._adopted.remove(opened)
         else:
             return False
         return True
 
-    async def _reopen(self) -> None:
-        async with self._opening:
-            if self._own is None:
-                await self.open()
-        self._salvage_soon()
-
-    def _put_aside(self, owned: OwnedPath, damage: StoreDamagedError) -> None:
+    def _put_aside(self, owned: OwnedPath, damage: Exception) -> None:
         aside = owned.put_aside(now=self._clock.now())
         self._metrics.spool_damaged.inc()
-        log.error("spool.damaged", path=aside.name, reason=str(damage))
+        log.error(
+            "spool.damaged", path=aside.name, error_type=type(damage.__cause__ or damage).__name__
+        )
         self._damaged.append(aside)
 
     def _salvage_soon(self) -> None:
@@ -319,32 +312,32 @@ class Spool:
         """Move what can be read in the damaged files into our own."""
         try:
             while self._damaged and self._own is not None:
-                saved, lost = await self._salvage_file(SpoolFile(self._damaged[0]))
+                saved, lost = await self._salvage_file(self._damaged[0])
                 path = self._damaged.pop(0)
                 self._metrics.spool_lost.inc(lost)
                 log.warning("spool.salvaged", path=path.name, count=saved, unreadable=lost)
-        except (StoreDamagedError, *_FAULTS) as error:
+        except _FAULTS as error:
             log.warning("spool.not_salvaged", error_type=type(error).__name__)
         finally:
             self._salvaging = None
 
-    async def _salvage_file(self, damaged: SpoolFile) -> tuple[int, int]:
+    async def _salvage_file(self, path: Path) -> tuple[int, int]:
         """Batches saved from a file, and how many are known to be unreadable."""
-        saved = lost = reached = 0
+        saved = lost = 0
         try:
-            await damaged.open_damaged()
+            wreck = await asyncio.to_thread(Wreck, path)
+        except StoreDamagedError:
+            return 0, 1
+        try:
             done = False
             while not done:
-                found = await damaged.salvage(after=reached, limit=SALVAGE_ROWS)
-                reached, done, lost = found.reached, found.done, lost + found.unreadable
+                found = await asyncio.to_thread(wreck.read)
                 if found.rows and (fault := await self._write(found.rows)):
                     raise StoreUnavailableError(fault)
-                saved += len(found.rows)
+                saved, lost, done = saved + len(found.rows), lost + found.unreadable, found.done
                 self._metrics.spool_salvaged.inc(len(found.rows))
-        except StoreDamagedError:
-            lost += 1  # nothing more can be told about this file
         finally:
-            await damaged.close()
+            await asyncio.to_thread(wreck.close)
         return saved, lost
 
     def _free_bytes(self) -> int:
@@ -352,8 +345,3 @@ class Spool:
             return shutil.disk_usage(self._folder).free
         except OSError:
             return 0
-
-
-def is_failing(error: Exception) -> bool:
-    """Whether the file cannot be used any more, rather than the disk being full or busy."""
-    return not isinstance(error.__cause__, apsw.FullError | apsw.BusyError | apsw.LockedError)

@@ -22,6 +22,7 @@ FORMAT: Final = 1
 ROW_OVERHEAD: Final = 64
 """Bytes that a row takes beside its batch, roughly."""
 
+_SELECT: Final = "SELECT seq, received_at, events, checksum, batch FROM batches ORDER BY seq"
 _SCHEMA: Final = f"""
 CREATE TABLE batches (
     seq INTEGER PRIMARY KEY,
@@ -54,6 +55,26 @@ class Row(Struct, frozen=True):
         """What it takes."""
         return len(self.batch) + ROW_OVERHEAD
 
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of the whole row."""
+        figures = b"%d,%d," % (self.received_at, self.events)
+        return zlib.crc32(self.batch, zlib.crc32(figures))
+
+
+def read_row(values: Sequence[object]) -> Row:
+    """The row with these values (arrival, events, checksum, batch), if they fit together.
+
+    Raises:
+        StoreDamagedError: they are not.
+    """
+    match values:
+        case (int() as received_at, int() as events, int() as checksum, bytes() as batch):
+            row = Row(received_at, events, batch)
+            if row.checksum == checksum:
+                return row
+    raise StoreDamagedError("a row does not fit its checksum")
+
 
 class Stored(Struct, frozen=True):
     """A batch read back, and where it stands."""
@@ -69,15 +90,6 @@ class Totals(Struct, frozen=True):
     events: int = 0
     bytes: int = 0
     oldest: int | None = None
-
-
-class Salvaged(Struct, frozen=True):
-    """What was saved of a stretch of a damaged file, up to and including row `reached`."""
-
-    rows: list[Row]
-    unreadable: int
-    reached: int
-    done: bool
 
 
 def pack(batch: Batch) -> Row:
@@ -124,14 +136,17 @@ class SpoolFile:
     async def head(self, *, max_events: int, max_bytes: int) -> list[Stored]:
         """The oldest batches, up to these bounds, but at least one if there is any."""
         async with _damage_named():
-            return await self._database.run(
+            found = await self._database.run(
                 lambda connection: _head(connection, max_events, max_bytes)
             )
+        if self.totals.batches and not found:
+            raise StoreDamagedError("rows have vanished")
+        return found
 
-    async def remove_through(self, seq: int) -> None:
-        """Delete every batch up to and including `seq`."""
+    async def remove(self, stored: Sequence[Stored]) -> None:
+        """Delete the oldest batches, as `head` returned them."""
         async with _damage_named():
-            gone = await self._database.run(lambda connection: _remove(connection, seq))
+            gone = await self._database.run(lambda connection: _remove(connection, stored))
         held = self.totals
         self.totals = Totals(
             batches=held.batches - gone.batches,
@@ -140,25 +155,12 @@ class SpoolFile:
             oldest=gone.oldest,
         )
 
-    async def salvage(self, *, after: int, limit: int) -> Salvaged:
-        """What can still be read of the `limit` rows that may follow row `after`.
-
-        The file is not changed. To be used on a damaged file, opened with `open_damaged`.
-        """
-        async with _damage_named():
-            return await self._database.run(lambda connection: _salvage(connection, after, limit))
-
-    async def open_damaged(self) -> None:
-        """Open a file that was put aside, in order to `salvage` it."""
-        async with _damage_named():
-            await self._database.open(create=False)
-
 
 @contextlib.asynccontextmanager
 async def _damage_named() -> AsyncIterator[None]:
     try:
         yield
-    except apsw.Error as error:
+    except (apsw.Error, OverflowError) as error:
         raise StoreDamagedError(type(error).__name__) from error
 
 
@@ -188,39 +190,39 @@ def _figures(connection: apsw.Connection, *, through: int) -> tuple[int, int, in
 
 
 def _oldest(connection: apsw.Connection) -> int | None:
-    oldest: int | None = connection.execute(
-        "SELECT received_at FROM batches ORDER BY seq LIMIT 1"
-    ).get
-    return oldest
+    found = connection.execute(f"{_SELECT} LIMIT 1").fetchone()
+    return None if found is None else read_row(found[1:]).received_at
 
 
 def _insert(connection: apsw.Connection, rows: Sequence[Row]) -> None:
     with immediate(connection):
         connection.executemany(
             "INSERT INTO batches (received_at, events, checksum, batch) VALUES (?, ?, ?, ?)",
-            [(row.received_at, row.events, zlib.crc32(row.batch), row.batch) for row in rows],
+            [(row.received_at, row.events, row.checksum, row.batch) for row in rows],
         )
 
 
 def _head(connection: apsw.Connection, max_events: int, max_bytes: int) -> list[Stored]:
     found: list[Stored] = []
     events = size = 0
-    for seq, count, checksum, packed in connection.execute(
-        "SELECT seq, events, checksum, batch FROM batches ORDER BY seq"
-    ):
-        events += count
-        size += len(packed)
+    for seq, *values in connection.execute(_SELECT):
+        row = read_row(values)
+        events += row.events
+        size += row.bytes
         if found and (events > max_events or size > max_bytes):
             break
-        found.append(Stored(seq, _unpack(packed, checksum)))
+        found.append(Stored(seq, _unpack(row)))
     return found
 
 
-def _remove(connection: apsw.Connection, seq: int) -> Totals:
+def _remove(connection: apsw.Connection, stored: Sequence[Stored]) -> Totals:
     """Delete the rows; returns what they were, with the arrival of the first one left."""
+    last = stored[-1].seq
     with immediate(connection):
-        batches, events, size = _figures(connection, through=seq)
-        connection.execute("DELETE FROM batches WHERE seq <= ?", (seq,))
+        batches, events, size = _figures(connection, through=last)
+        connection.execute("DELETE FROM batches WHERE seq <= ?", (last,))
+        if not batches == connection.changes() == len(stored):
+            raise StoreDamagedError("rows are out of their order")
     oldest = _oldest(connection)
     if oldest is None and _size(connection) > _SHRINK_ABOVE:
         connection.execute("VACUUM")
@@ -234,30 +236,8 @@ def _size(connection: apsw.Connection) -> int:
     return pages * each
 
 
-def _unpack(packed: bytes, checksum: int) -> Batch:
-    if zlib.crc32(packed) != checksum:
-        raise StoreDamagedError("a row does not fit its checksum")
+def _unpack(row: Row) -> Batch:
     try:
-        return _decode(packed)
+        return _decode(row.batch)
     except msgspec.DecodeError as error:
         raise StoreDamagedError("a row cannot be read") from error
-
-
-def _salvage(connection: apsw.Connection, after: int, limit: int) -> Salvaged:
-    (last,) = connection.execute("SELECT max(seq) FROM batches").fetchone() or (None,)
-    rows: list[Row] = []
-    unreadable = 0
-    end = min(last or 0, after + limit)
-    for seq in range(after + 1, end + 1):
-        try:
-            row = connection.execute(
-                "SELECT received_at, events, checksum, batch FROM batches WHERE seq = ?", (seq,)
-            ).fetchone()
-        except apsw.Error:
-            unreadable += 1
-            continue
-        if row is not None and zlib.crc32(row[3]) == row[2]:
-            rows.append(Row(row[0], row[1], row[3]))
-        elif row is not None:
-            unreadable += 1
-    return Salvaged(rows, unreadable, reached=end, done=end == (last or 0))

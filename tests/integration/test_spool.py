@@ -1,0 +1,295 @@
+"""The spool on a real disk: durable, bounded, in order, and not to be stopped by damage."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Self
+
+import apsw
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from receiver.batch import Batch
+from receiver.metrics import Metrics
+from receiver.spool import Spool
+from receiver.spool_file import ROW_OVERHEAD, pack
+from shared.clock import SystemClock
+from shared.errors import SpoolFullError
+
+MIB = 1_048_576
+
+
+class Opened:
+    """A spool and what it has counted."""
+
+    def __init__(self, folder: Path, *, max_bytes: int = 64 * MIB, min_free_bytes: int = 0) -> None:
+        self.registry = CollectorRegistry()
+        self.spool = Spool(
+            folder=folder,
+            max_bytes=max_bytes,
+            min_free_bytes=min_free_bytes,
+            clock=SystemClock(),
+            metrics=Metrics(self.registry),
+        )
+
+    def figure(self, name: str) -> float:
+        return self.registry.get_sample_value(f"correio_spool_{name}") or 0.0
+
+    async def __aenter__(self) -> Self:
+        await self.spool.open()
+        return self
+
+    async def __aexit__(self, *_raised: object) -> None:
+        await self.spool.close()
+
+
+def batch(number: int, *, size: int = 10, events: int = 1) -> Batch:
+    return Batch(
+        id=f"batch-{number}",
+        source="klavi",
+        received_at=1_000 + number,
+        traceparent="00-x",
+        events=tuple(b"%d" % number * size for _ in range(events)),
+    )
+
+
+async def taken(spool: Spool) -> list[str]:
+    """The ids of all that is held, in their order; afterwards it is empty."""
+    ids: list[str] = []
+    while group := await spool.head(max_events=3, max_bytes=MIB):
+        ids += [stored.batch.id for stored in group.stored]
+        await spool.settle(group)
+    return ids
+
+
+def ids(count: int) -> list[str]:
+    return [f"batch-{number}" for number in range(count)]
+
+
+def files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(folder.glob(pattern))
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
+    async with Opened(tmp_path) as one:
+        yield one
+
+
+async def test_it_gives_back_everything_in_its_order(opened: Opened) -> None:
+    for number in range(10):
+        await opened.spool.append(batch(number, events=2))
+    totals = opened.spool.totals
+    assert (totals.batches, totals.events, totals.oldest) == (10, 20, 1_000)
+    group = await opened.spool.head(max_events=1, max_bytes=MIB)
+    assert group is not None
+    assert [stored.batch for stored in group.stored] == [batch(0, events=2)]
+    assert await taken(opened.spool) == ids(10)
+    assert (opened.spool.totals.bytes, opened.spool.totals.oldest) == (0, None)
+
+
+async def test_many_at_once_share_transactions_and_keep_their_order(opened: Opened) -> None:
+    await asyncio.gather(*(opened.spool.append(batch(number)) for number in range(200)))
+    assert await taken(opened.spool) == ids(200)
+
+
+async def test_it_survives_closing_and_is_taken_over(tmp_path: Path) -> None:
+    async with Opened(tmp_path) as first:
+        for number in range(5):
+            await first.spool.append(batch(number))
+        held = first.spool.totals
+    async with Opened(tmp_path) as second:
+        assert second.spool.totals == held
+        assert await taken(second.spool) == ids(5)
+    assert files(tmp_path, "*") == []
+
+
+async def test_a_file_has_one_owner_and_is_adopted_once_it_has_none(tmp_path: Path) -> None:
+    async with Opened(tmp_path) as living:
+        async with Opened(tmp_path) as dying:
+            await dying.spool.append(batch(0))
+            await living.spool.append(batch(1))
+            await living.spool.adopt()
+            assert living.spool.totals.batches == 1
+        await living.spool.adopt()
+        assert living.spool.totals.batches == 2
+        assert await taken(living.spool) == ids(2)
+        assert len(files(tmp_path, "spool-*.db")) == 1
+
+
+async def test_an_empty_file_that_is_left_is_tidied_away(tmp_path: Path) -> None:
+    async with Opened(tmp_path) as living:
+        async with Opened(tmp_path):
+            pass
+        await living.spool.adopt()
+        assert len(files(tmp_path, "spool-*.db")) == 1
+
+
+async def test_it_refuses_rather_than_grow_beyond_its_bound(tmp_path: Path) -> None:
+    size = len(pack(batch(0)).batch) + ROW_OVERHEAD
+    async with Opened(tmp_path, max_bytes=3 * size) as opened:
+        spool = opened.spool
+        outcomes = await asyncio.gather(
+            *(spool.append(batch(number)) for number in range(5)), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes[3:]] == [SpoolFullError, SpoolFullError]
+        assert outcomes[:3] == [None, None, None]
+        assert spool.fault == "the spool is full"
+        assert await taken(spool) == ids(3)
+        assert spool.fault is None
+        await spool.append(batch(5))
+
+
+async def test_it_leaves_the_disk_its_floor(tmp_path: Path) -> None:
+    async with Opened(tmp_path, min_free_bytes=1 << 60) as opened:
+        with pytest.raises(SpoolFullError):
+            await opened.spool.append(batch(0))
+        assert opened.spool.fault == "too little disk is free"
+
+
+async def test_a_full_disk_is_no_success(opened: Opened) -> None:
+    """SQLite's own bound on pages stands for the disk."""
+    await opened.spool.append(batch(0))
+    own = opened.spool._own
+    assert own is not None
+    pages = await own.file._database.run(lambda connection: connection.pragma("page_count"))
+    await own.file._database.run(lambda connection: connection.pragma("max_page_count", pages))
+    with pytest.raises(SpoolFullError):
+        await opened.spool.append(batch(1, size=100_000))
+    await own.file._database.run(lambda connection: connection.pragma("max_page_count", 10_000))
+    await opened.spool.append(batch(1))
+    assert await taken(opened.spool) == ids(2)
+
+
+async def test_a_folder_that_cannot_be_made_is_said_and_tried_again(tmp_path: Path) -> None:
+    place = tmp_path / "spool"
+    place.write_text("in the way")
+    async with Opened(place) as opened:
+        assert opened.spool.fault == "no spool file can be written"
+        with pytest.raises(SpoolFullError):
+            await opened.spool.append(batch(0))
+        place.unlink()
+        await opened.spool.adopt()
+        await opened.spool.append(batch(0))
+
+
+async def test_the_file_shrinks_once_a_large_backlog_has_gone(tmp_path: Path) -> None:
+    async with Opened(tmp_path) as opened:
+        for number in range(20):
+            await opened.spool.append(batch(number, size=1_000_000))
+        (path,) = files(tmp_path, "spool-*.db")
+        assert len(await taken(opened.spool)) == 20
+        assert path.stat().st_size < MIB
+        await opened.spool.append(batch(1))
+
+
+def overwrite(path: Path, change: Callable[[bytearray], None]) -> None:
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
+
+
+async def filled(folder: Path, count: int) -> Path:
+    """A spool file of `count` batches, closed; returns its path."""
+    async with Opened(folder) as opened:
+        for number in range(count):
+            await opened.spool.append(batch(number, size=1_000))
+    (path,) = files(folder, "spool-*.db")
+    return path
+
+
+async def test_a_file_that_is_no_database_is_put_aside_and_a_fresh_one_takes_over(
+    tmp_path: Path,
+) -> None:
+    path = await filled(tmp_path, 5)
+    path.write_bytes(os.urandom(path.stat().st_size))
+    async with Opened(tmp_path) as opened:
+        await opened.spool.append(batch(7))
+        assert opened.figure("damaged_total") == 1
+        assert await taken(opened.spool) == ["batch-7"]
+    assert len(files(tmp_path, "damaged-*.db")) == 1
+
+
+async def test_a_flipped_bit_in_a_batch_is_noticed_and_the_others_are_saved(tmp_path: Path) -> None:
+    path = await filled(tmp_path, 20)
+    overwrite(path, lambda content: content.__setitem__(content.index(b"7" * 500), 0))
+    async with Opened(tmp_path) as opened:
+        assert await opened.spool.head(max_events=100, max_bytes=MIB) is None
+        await salvaged(opened.spool)
+        found = await taken(opened.spool)
+        assert found == [name for name in ids(20) if name != "batch-7"]
+        assert opened.figure("salvaged_batches_total") == 19
+        assert opened.figure("unreadable_batches_total") == 1
+
+
+async def test_a_torn_file_is_put_aside_and_what_is_left_is_saved(tmp_path: Path) -> None:
+    path = await filled(tmp_path, 200)
+    whole = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(whole // 2 // 4096 * 4096)
+    async with Opened(tmp_path) as opened:
+        before = await taken(opened.spool)
+        await salvaged(opened.spool)
+        await opened.spool.append(batch(999))
+        found = before + await taken(opened.spool)
+        assert "batch-999" in found
+        assert len(set(found) & set(ids(200))) > 50
+        assert opened.figure("damaged_total") == 1
+
+
+async def test_damage_while_it_runs_costs_no_batch_that_is_being_held(tmp_path: Path) -> None:
+    async with Opened(tmp_path) as opened:
+        await opened.spool.append(batch(0))
+        own = opened.spool._own
+        assert own is not None
+
+        def wreck(connection: apsw.Connection) -> None:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute("UPDATE sqlite_schema SET rootpage = 99 WHERE name = 'batches'")
+            connection.execute("PRAGMA writable_schema = RESET")
+
+        await own.file._database.run(wreck)
+        await opened.spool.append(batch(1))
+        assert opened.figure("damaged_total") == 1
+        assert "batch-1" in await taken(opened.spool)
+
+
+async def salvaged(spool: Spool) -> None:
+    if spool._salvaging is not None:
+        await spool._salvaging
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_whatever_is_flipped_or_torn_it_starts_and_holds(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    asyncio.run(_damaged_anyhow(tmp_path_factory.mktemp("spool"), data))
+
+
+async def _damaged_anyhow(folder: Path, data: st.DataObject) -> None:
+    path = await filled(folder, 30)
+    size = path.stat().st_size
+    if data.draw(st.booleans(), label="torn"):
+        with path.open("r+b") as file:
+            file.truncate(data.draw(st.integers(0, size - 1), label="length"))
+    for place in data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=5), label="at"):
+        if place < path.stat().st_size:
+            overwrite(
+                path, lambda content, place=place: content.__setitem__(place, content[place] ^ 4)
+            )  # type: ignore[misc]
+    async with Opened(folder) as opened:
+        await opened.spool.append(batch(999))
+        found: list[str] = []
+        for _ in range(3):  # a damaged file is put aside in between
+            await salvaged(opened.spool)
+            found += await taken(opened.spool)
+        assert "batch-999" in found
+        assert opened.spool.fault is None
+        assert set(found) <= {*ids(30), "batch-999"}
