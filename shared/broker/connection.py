@@ -7,11 +7,10 @@ stops reading from publishers.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 
 import aio_pika
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from shared.broker.faults import LOST, translate
@@ -20,6 +19,9 @@ from shared.errors import CorreioError
 from shared.logs import get_logger
 
 log = get_logger(__name__)
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds that the broker has to answer a farewell."""
 
 Session = Callable[[AbstractConnection], Awaitable[None]]
 
@@ -60,14 +62,26 @@ async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Sessio
         await session(connection)
         log.info("broker.session_ended", worker=name)
     finally:
-        await _close(connection)
+        await close(connection)
 
 
-async def _close(connection: AbstractConnection) -> None:
-    """Close politely, but never wait for a peer that does not answer."""
-    with contextlib.suppress(*LOST):
-        async with asyncio.timeout(1):
-            await connection.close()
+async def close(closable: AbstractConnection | AbstractChannel) -> None:
+    """Close politely, but never wait for a peer that does not answer.
+
+    It runs as a task of its own: aiormq swallows a cancellation that arrives while it closes,
+    and whoever cancelled the caller would wait for ever.
+    """
+    closing = asyncio.ensure_future(closable.close())
+    closing.add_done_callback(_look_at)
+    _, late = await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
+    for one in late:
+        one.cancel()
+
+
+def _look_at(closed: asyncio.Future[None]) -> None:
+    """Take note of how it ended, which does not matter: the broker sees us go either way."""
+    if not closed.cancelled():
+        closed.exception()
 
 
 def lost(connection: AbstractConnection) -> asyncio.Future[None]:

@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractConnection
 from msgspec import Struct
 
 from shared.broker import topology
-from shared.broker.connection import first_of, keep_connected, lost
+from shared.broker.connection import close, first_of, keep_connected, lost
 from shared.broker.faults import LOST
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError
@@ -174,6 +174,4 @@ class BatchConsumer:
         finally:
             self._subscription = None
             self._buffer.clear()
-            with contextlib.suppress(*LOST):
-                async with asyncio.timeout(1):
-                    await outer.close()
+            await close(outer)

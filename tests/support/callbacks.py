@@ -24,6 +24,9 @@ from tests.support.endpoints import SECRET
 from worker.callbacks.guard import Lookup, system_lookup
 from worker.callbacks.service import CallbacksService
 
+STOP_LIMIT = 10.0
+"""Seconds within which a worker must have stopped."""
+
 FAST = CallbacksConfig(
     schedule=(0.2, 1.2, 0.2),
     attempt_timeout=2.0,
@@ -76,7 +79,8 @@ class Bench:
             yield service
         finally:
             stop.set()
-            await task
+            async with asyncio.timeout(STOP_LIMIT):
+                await task
 
 
 @contextlib.asynccontextmanager

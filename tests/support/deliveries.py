@@ -1,7 +1,7 @@
 """Deliveries put straight into a store, and what became of them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -101,5 +101,12 @@ def attempts(url: str) -> dict[str, list[tuple[Any, ...]]]:
 async def until(condition: Callable[[], bool], *, limit: float = 20, every: float = 0.02) -> None:
     """Return once `condition` holds of what another process or thread changes."""
     async with asyncio.timeout(limit):
-        while not condition():  # noqa: ASYNC110 - a database tells nobody that it has changed
+        while not condition():
             await asyncio.sleep(every)
+
+
+async def until_async(condition: Callable[[], Awaitable[bool]], *, limit: float = 20) -> None:
+    """The same for a condition that must be awaited."""
+    async with asyncio.timeout(limit):
+        while not await condition():
+            await asyncio.sleep(0.05)

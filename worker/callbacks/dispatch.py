@@ -95,7 +95,13 @@ class Dispatcher:
         self._recorder.put(Finished(delivery, lease, call))
 
     async def _park_blocked(self, now: int) -> None:
-        """Put what waits for an endpoint that cannot be called back into the store."""
+        """Put what waits for an endpoint that cannot be called back into the store.
+
+        What waits for one that is not enabled is dropped: the steward has it held.
+        """
+        for lane in self._lanes.all.values():
+            if not lane.open:
+                lane.drain()
         parked = {}
         for lane, until in self._lanes.blocked(now):
             for one in lane.drain():

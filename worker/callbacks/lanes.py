@@ -13,7 +13,13 @@ from msgspec import Struct
 from shared.config import CallbacksConfig
 from worker.callbacks import breaker, pace
 from worker.callbacks.breaker import BreakerPolicy, Closed, HalfOpen, Open
-from worker.callbacks.outcomes import Outcome, RetryableFailure, asks_to_slow, is_healthy
+from worker.callbacks.outcomes import (
+    EndpointGone,
+    Outcome,
+    RetryableFailure,
+    asks_to_slow,
+    is_healthy,
+)
 from worker.callbacks.targets import Target
 
 WEIGHT: Final = 0.2
@@ -46,11 +52,18 @@ class Waiting(Struct, frozen=True):
 
 
 class Lane:
-    """One endpoint: who waits, how many run, and what is known of its health."""
+    """One endpoint: who waits, how many run, and what is known of its health.
+
+    Attributes:
+        open: whether the endpoint is enabled, as far as we know.
+        gone: it has answered 410 and the store does not know yet.
+    """
 
     def __init__(self, target: Target, config: CallbacksConfig) -> None:
         self.target = target
         self.running = 0
+        self.open = True
+        self.gone = False
         self.breaker: breaker.Breaker = Closed()
         self.pace = pace.fresh(target.max_in_flight)
         self.mean_ms = FIRST_GUESS
@@ -84,7 +97,7 @@ class Lane:
 
     def room(self, now: int) -> int:
         """How many attempts may start now."""
-        if self.blocked_until(now) is not None:
+        if not self.open or self.blocked_until(now) is not None:
             return 0
         free = self.pace.slots - self.running
         probes = breaker.room(self.breaker, now=now)
@@ -113,6 +126,8 @@ class Lane:
         """A started one has ended."""
         self.running -= 1
         self.mean_ms += WEIGHT * (duration_ms - self.mean_ms)
+        if isinstance(outcome, EndpointGone):
+            self.open, self.gone = False, True
         healthy = is_healthy(outcome)
         if healthy is None:
             self.breaker = breaker.abandoned(self.breaker, now=now)

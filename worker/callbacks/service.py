@@ -71,7 +71,7 @@ class CallbacksService:
         self.lanes = Lanes(targets, config.callbacks)
         self._caller = Caller(config.callbacks, clock=clock, lookup=lookup)
         self._relay = Relay(means, depth=self._depth)
-        self._steward = Steward(means, targets)
+        self._steward = Steward(means, self.lanes)
         self._recorder = Recorder(means, gone=self._steward.gone)
         self._dispatcher = Dispatcher(
             means, self._caller, self._recorder, lanes=self.lanes, work=work

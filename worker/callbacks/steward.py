@@ -6,16 +6,15 @@ released at ``callbacks.release_rate`` a second by each worker.
 """
 
 import asyncio
-from collections.abc import Mapping
 from typing import Final
 
 from shared.broker.connection import first_of
 from shared.logs import get_logger
 from shared.store.rows import EndpointStatus
 from worker.callbacks import metrics
+from worker.callbacks.lanes import Lanes
 from worker.callbacks.means import Means
 from worker.callbacks.patience import TRANSIENT
-from worker.callbacks.targets import Target
 
 log = get_logger(__name__)
 
@@ -30,18 +29,18 @@ have been written as held by a transaction that began before its endpoint was re
 class Steward:
     """Follows the statuses of endpoints."""
 
-    def __init__(self, means: Means, targets: Mapping[str, Target]) -> None:
+    def __init__(self, means: Means, lanes: Lanes) -> None:
         self._means = means
-        self._targets = targets
+        self._lanes = lanes.all
         self._rate = means.config.release_rate
-        self._stopped: set[str] = set()
         self._to_hold: set[str] = set()
         self._to_search: set[str] = set()
         self._looks = 0
 
     def may_call(self, endpoint: str) -> bool:
         """Whether the endpoint is configured and enabled."""
-        return endpoint in self._targets and endpoint not in self._stopped
+        lane = self._lanes.get(endpoint)
+        return lane is not None and lane.open
 
     def hold_soon(self, endpoint: str) -> None:
         """Have the deliveries of an endpoint held at the next look."""
@@ -49,7 +48,6 @@ class Steward:
 
     async def gone(self, endpoint: str) -> None:
         """Disable an endpoint that answered 410 and hold what waits for it."""
-        self._stopped.add(endpoint)
         now = self._means.clock.now()
         log.warning("endpoint.disabled", endpoint=endpoint, reason="answered 410")
         await self._means.patience.insist(
@@ -57,6 +55,7 @@ class Steward:
                 endpoint, EndpointStatus.DISABLED, reason="answered 410", now=now
             )
         )
+        self._lanes[endpoint].gone = False
         self.hold_soon(endpoint)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -77,11 +76,13 @@ class Steward:
         """
         rows = await self._means.store.endpoint_rows()
         stopped = {row.id for row in rows.values() if row.status is not EndpointStatus.ENABLED}
-        resumed, self._stopped = self._stopped - stopped, stopped
-        if self._looks % LOOK_AGAIN == 0:
-            self._to_search |= self._targets.keys()
+        for name, lane in self._lanes.items():
+            enabled = name not in stopped and not lane.gone
+            if (enabled and not lane.open) or self._looks % LOOK_AGAIN == 0:
+                self._to_search.add(name)
+            lane.open = enabled
         self._looks += 1
-        self._to_search = {one for one in self._to_search | resumed if self.may_call(one)}
+        self._to_search = {one for one in self._to_search if self.may_call(one)}
         for endpoint in sorted(stopped | self._to_hold):
             await self._hold(endpoint)
         for endpoint in sorted(self._to_search):
