@@ -20,6 +20,7 @@ timed() {
 git clone --quiet "$root" "$clone"
 cd "$clone"
 mkdir "$folder/tmp"
+chmod 755 "$folder"  # PostgreSQL refuses to run as root and must reach its folder as somebody else
 export TMPDIR=$folder/tmp
 unset CORREIO_CONFIG CORREIO_BROKER__URL CORREIO_STORE__URL VIRTUAL_ENV PYTHONPATH
 
