@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import apsw
 
-from shared.errors import StoreDamagedError, StoreUnavailableError
+from shared.errors import StoreConflictError, StoreDamagedError, StoreUnavailableError
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ def translated() -> Iterator[None]:
         yield
     except _UNAVAILABLE as error:
         raise StoreUnavailableError(f"SQLite: {type(error).__name__}: {error}") from error
+    except apsw.ConstraintError as error:
+        raise StoreConflictError(f"SQLite: {error}") from error
     except _DAMAGED as error:
         raise StoreDamagedError(f"SQLite: {type(error).__name__}: {error}") from error
 

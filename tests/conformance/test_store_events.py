@@ -148,9 +148,8 @@ async def test_the_same_event_twice_is_a_conflict(store: Store) -> None:
             (seq,) = await transaction.reserve(1)
             await transaction.write(Changes(events=[new_event(seq)]))
 
-    with pytest.raises((StoreConflictError, Exception)) as raised:
+    with pytest.raises(StoreConflictError):
         await again()
-    assert not isinstance(raised.value, StoreUnavailableError)
 
 
 async def test_duplicates_are_counted_at_the_event_that_they_repeat(
@@ -184,9 +183,7 @@ async def test_quarantine_counts_what_comes_again_while_it_is_open(
     assert books.fetch(store_url, "SELECT body FROM quarantine") == [(b"\x00\xff",)] * 2
 
 
-async def test_text_that_the_store_cannot_hold_is_a_data_error(
-    store: Store, store_url: str
-) -> None:
+async def test_text_that_the_store_cannot_hold_is_a_data_error(store: Store) -> None:
     bad = NewQuarantined("q", "malformed", "\ud800", "klavi", "b", 1, "content", b"")
 
     async def write() -> None:
@@ -316,9 +313,13 @@ async def test_a_full_sqlite_file_is_unavailable_not_a_fault_of_the_data(tmp_pat
     await store.start()
     ((pages,),) = await store.fetch("PRAGMA page_count")
     await store.fetch(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StoreUnavailableError, match="Full"):
+
+    async def fill() -> None:
         for number in range(1_000):
             await store_one(store, f"e{number}")
+
+    with pytest.raises(StoreUnavailableError, match="Full"):
+        await fill()
     await store.fetch("PRAGMA max_page_count = 1000000")
     await store_one(store, "afterwards")
     await store.close()

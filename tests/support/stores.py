@@ -33,8 +33,8 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def private_postgres() -> Iterator[Postgres]:
-    """A server of the test's own, running, to be stopped and killed."""
-    with Postgres() as server:
+    """A server of the test's own, running, to be stopped and killed; what it confirms stays."""
+    with Postgres(durable=True) as server:
         yield server
 
 

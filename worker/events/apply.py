@@ -7,7 +7,7 @@ then goes to the quarantine. An unreachable store is nobody's fault and is raise
 import time
 from collections.abc import Mapping, Sequence
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from shared.clock import Clock
 from shared.config import Config
@@ -26,6 +26,7 @@ log = get_logger(__name__)
 
 QUARANTINED = "quarantined"
 DUPLICATE = "duplicate"
+MAX_CONFLICTS = 50
 
 
 class Applier:
@@ -161,8 +162,9 @@ class Applier:
 
 
 def _until_no_conflict() -> AsyncRetrying:
-    """Run a transaction again for as long as other writers get in between."""
+    """Run a transaction again when other writers got in between; they cannot do so for ever."""
     return AsyncRetrying(
+        stop=stop_after_attempt(MAX_CONFLICTS),
         retry=retry_if_exception_type(StoreConflictError),
         wait=wait_random(0.001, 0.02),
         after=lambda _state: metrics.CONFLICTS.inc(),
