@@ -15,20 +15,30 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
+FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 2.0
-"""Seconds between two tries to reach the store, at the most."""
+"""Seconds between two tries to reach the store, at the least and at the most."""
+
+CALM: Final = 5.0
+"""Seconds without a fault after which a recovery is believed."""
 
 TRANSIENT: Final = (StoreUnavailableError, StoreConflictError)
 
 
 class Patience:
-    """Knows whether the store answers, and waits until it does."""
+    """Knows whether the store answers, and waits until it does.
+
+    A store may answer a ping and still refuse work, on a full disk for instance. Faults that
+    follow soon upon a recovery therefore lengthen the next pause.
+    """
 
     def __init__(self, ping: Callable[[], Awaitable[None]], *, clock: Clock) -> None:
         self._ping = ping
         self._clock = clock
         self.fault: str | None = "not connected yet"
         self._recovering = asyncio.Lock()
+        self._pause = FIRST_PAUSE
+        self._recovered_at = float("-inf")
 
     async def start(self, start: Callable[[], Awaitable[None]]) -> None:
         """Start the store, however long it takes; a wrong schema may be put right meanwhile."""
@@ -38,9 +48,14 @@ class Patience:
         """Return once the store answers again after `error`."""
         self._failed(error)
         async with self._recovering:
-            if self.fault is not None:
-                await self._until(self._ping, TRANSIENT)
-                log.info("store.available")
+            if self.fault is None:
+                return  # another has waited for it meanwhile
+            calm = self._clock.monotonic() - self._recovered_at > CALM
+            self._pause = FIRST_PAUSE if calm else min(self._pause * 2, LONGEST_PAUSE)
+            await self._clock.sleep(self._pause)
+            await self._until(self._ping, TRANSIENT)
+            self._recovered_at = self._clock.monotonic()
+            log.info("store.available")
 
     async def insist(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run an idempotent `work` again and again until the store has taken it."""
@@ -48,7 +63,6 @@ class Patience:
             try:
                 return await work()
             except TRANSIENT as error:
-                await self._clock.sleep(0.05)  # a conflict, or a store that only pings
                 await self.recovered(error)
 
     async def _until(

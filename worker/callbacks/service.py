@@ -32,10 +32,10 @@ from worker.callbacks.targets import read_targets
 
 log = get_logger(__name__)
 
-FINISHING: Final = 6.0
+FINISHING: Final = 5.0
 """Seconds that attempts under way have to end when the worker is told to stop."""
 
-CLOSING: Final = 2.0
+CLOSING: Final = 1.5
 """Seconds after that to write what came of them."""
 
 

@@ -1,0 +1,195 @@
+"""Many deliveries at once: on time, fairly, and with nothing held back. Full runs are `deep`."""
+
+import asyncio
+import random
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import pytest
+from aiohttp import web
+from msgspec import Struct
+
+from deploy.local.provide import PrivateBroker
+from shared.broker import topology
+from shared.store.port import Store
+from tests.support.callbacks import bench, endpoint_config
+from tests.support.deliveries import rows, seed, until
+from tests.support.workers import running, write_config
+
+
+def quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+class Arrivals:
+    """One server that stands for many endpoints and notes when each delivery arrived."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.first: dict[str, int] = {}
+        self.paths: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
+        self._now = now
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_post("/{name}", self._receive)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        name, one = request.match_info["name"], request.headers["webhook-id"]
+        await request.read()
+        self.first.setdefault(one, self._now())
+        self.paths[one] = name
+        self.counts[name] = self.counts.get(name, 0) + 1
+        if name.startswith("hangs"):
+            await asyncio.Event().wait()
+        return web.Response(status=500 if name.startswith("fails") else 200)
+
+
+async def unacknowledged(node: PrivateBroker, vhost: str) -> int:
+    """Messages that the work queue has handed out and that are not settled."""
+    text = await asyncio.to_thread(
+        node.rabbitmqctl, "-q", "list_queues", "-p", vhost, "name", "messages_unacknowledged",
+    )  # fmt: skip
+    figures = dict(line.split("\t") for line in text.splitlines() if "\t" in line)
+    return int(figures[topology.CALLBACKS])
+
+
+async def fire(
+    folder: Path, node: PrivateBroker, broker_url: str, *, count: int, window: float
+) -> None:
+    """`count` deliveries due at random within `window` seconds fire on time."""
+    async with bench(folder, broker_url) as ready, Arrivals(lambda: ready.now) as arrivals:
+        url = f"http://127.0.0.1:{arrivals.port}/good"
+        endpoints = [endpoint_config(f"e{number}", url) for number in range(10)]
+        config = write_config(folder, store=ready.url, endpoints=endpoints, callbacks={})
+        begin = ready.now + 5_000
+        chance = random.Random(1)
+        share = count // len(endpoints)
+        due: dict[str, int] = {}
+        for one in endpoints:
+            times = [begin + int(chance.uniform(0, window * 1000)) for _ in range(share)]
+            ids = await seed(ready.store, endpoints=[one.id], due=times)
+            due |= dict(zip(ids, times, strict=True))
+        vhost = broker_url.rpartition("/")[2]
+        held: list[int] = []
+        async with running(config, broker=broker_url):
+            end = asyncio.get_running_loop().time() + (begin - ready.now) / 1000 + window
+            while asyncio.get_running_loop().time() < end:
+                await asyncio.sleep(min(10.0, window / 5))
+                held.append(await unacknowledged(node, vhost))
+            await until(lambda: len(arrivals.first) >= len(due), limit=60, every=0.2)
+        late = [(arrivals.first[one] - at) / 1000 for one, at in due.items()]
+        print(  # noqa: T201 - the figures of a run are what it is made for
+            f"\n{count} deliveries in {window:g} s: late p50 {quantile(late, 0.5):.3f} s, "
+            f"p99 {quantile(late, 0.99):.3f} s, worst {max(late):.3f} s; repeated "
+            f"{sum(arrivals.counts.values()) - len(due)}; unacknowledged {sorted(held)[-3:]}"
+        )
+        assert min(late) >= 0
+        assert quantile(late, 0.99) <= 2.0
+        assert sum(arrivals.counts.values()) == len(due)
+        assert statistics.median(held) <= 5
+
+
+async def test_deliveries_fire_on_time(
+    tmp_path: Path, broker_node: PrivateBroker, broker_url: str
+) -> None:
+    await fire(tmp_path, broker_node, broker_url, count=1_500, window=6.0)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1_200)
+async def test_a_hundred_thousand_deliveries_fire_on_time(
+    tmp_path: Path, broker_node: PrivateBroker, broker_url: str
+) -> None:
+    await fire(tmp_path, broker_node, broker_url, count=100_000, window=600.0)
+
+
+class Run(Struct, frozen=True):
+    """How long changes took to arrive at the good endpoints, in seconds."""
+
+    p50: float
+    p99: float
+    bad_calls: int
+
+
+async def told(
+    store: Store, names: list[str], *, rate: float, seconds: float, now: Callable[[], int]
+) -> dict[str, int]:
+    """Tell all endpoints of `rate` changes a second; returns when each delivery was written."""
+    loop = asyncio.get_running_loop()
+    begun, written = loop.time(), {}
+    for number in range(int(rate * seconds)):
+        await asyncio.sleep(max(0.0, begun + number / rate - loop.time()))
+        at = now()
+        written |= dict.fromkeys(await seed(store, endpoints=names, due=[at]), at)
+    return written
+
+
+async def measure(
+    folder: Path, broker_url: str, *, bad: list[str], good: int, rate: float, seconds: float
+) -> Run:
+    """One run of a worker with `good` endpoints and the bad ones named."""
+    folder.mkdir()  # noqa: ASYNC240 - takes no time
+    async with bench(folder, broker_url) as ready, Arrivals(lambda: ready.now) as arrivals:
+        names = [*bad, *(f"good{number}" for number in range(good))]
+        endpoints = [
+            endpoint_config(name, f"http://127.0.0.1:{arrivals.port}/{name}") for name in names
+        ]
+        config = write_config(folder, store=ready.url, endpoints=endpoints, callbacks={})
+        async with running(config, broker=broker_url):
+            await seed(ready.store, endpoints=names, due=[ready.now])  # wait until it runs
+            await until(lambda: len(arrivals.first) >= len(names))
+            written = await told(
+                ready.store, names, rate=rate, seconds=seconds, now=lambda: ready.now
+            )
+            states = {one.id: one.endpoint for one in rows(ready.url).values()}
+            wanted = [one for one in written if states[one].startswith("good")]
+            await until(lambda: all(one in arrivals.first for one in wanted), limit=60, every=0.1)
+        late = [(arrivals.first[one] - written[one]) / 1000 for one in wanted]
+        bad_calls = sum(n for name, n in arrivals.counts.items() if not name.startswith("good"))
+        return Run(quantile(late, 0.5), quantile(late, 0.99), bad_calls)
+
+
+async def compare(
+    folder: Path, broker_url: str, *, good: int, rate: float, seconds: float, rounds: int
+) -> float:
+    """p99 of the good endpoints with a hanging and a failing one, over p99 without them."""
+    without, beside = [], []
+    for number in range(rounds):
+        shape = {"good": good, "rate": rate, "seconds": seconds}
+        without.append(
+            await measure(folder / f"a{number}", broker_url, bad=[], **shape)  # type: ignore[arg-type] - one type a name
+        )
+        beside.append(
+            await measure(folder / f"b{number}", broker_url, bad=["hangs", "fails"], **shape)  # type: ignore[arg-type] - the same
+        )
+    ratio = statistics.median(one.p99 for one in beside) / statistics.median(
+        one.p99 for one in without
+    )
+    print(f"\nwithout {without}\nbeside {beside}\nratio of p99 {ratio:.2f}")  # noqa: T201 - as above
+    return ratio
+
+
+async def test_bad_neighbours_cost_little(tmp_path: Path, broker_url: str) -> None:
+    assert await compare(tmp_path, broker_url, good=8, rate=10, seconds=3, rounds=1) < 2
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(900)
+async def test_of_fifty_endpoints_two_bad_ones_do_not_slow_the_others(
+    tmp_path: Path, broker_url: str
+) -> None:
+    assert await compare(tmp_path, broker_url, good=48, rate=5, seconds=30, rounds=3) <= 1.2
