@@ -5,6 +5,7 @@ Every command takes ``--json`` and exits 0, 1 (the answer is no) or 2 (usage or 
 
 import logging
 import sys
+from collections.abc import Sequence
 
 import click
 from click.shell_completion import get_completion_class
@@ -14,6 +15,7 @@ from console.context import NO, USAGE
 from shared.errors import ConfigError, CorreioError
 
 PROGRAM = "correio"
+INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,23 +49,28 @@ for command in (
     cli.add_command(command)
 
 
-def main() -> None:
-    """Run the command line; faults are one line on standard error."""
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; faults are one line on standard error. Returns the exit status."""
     for name in ("aio_pika", "aiormq", "psycopg"):  # they would tell the same fault once more
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        sys.exit(cli.main(prog_name=PROGRAM, standalone_mode=False) or 0)
+        return int(cli.main(list(arguments), prog_name=PROGRAM, standalone_mode=False) or 0)
     except click.exceptions.Abort:
-        sys.exit(130)
+        return INTERRUPTED
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except ConfigError as error:
         click.echo(f"{PROGRAM}: {error}", err=True)
-        sys.exit(USAGE)
+        return USAGE
     except CorreioError as error:
         click.echo(f"{PROGRAM}: {error}", err=True)
-        sys.exit(NO)
+        return NO
+
+
+def main() -> None:
+    """The ``correio`` command."""
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":
