@@ -1,9 +1,11 @@
 """Single attempts over real sockets, against endpoints that misbehave in every way."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import ipaddress
 import resource
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -285,13 +287,18 @@ async def test_a_name_that_does_not_exist(caller: Caller) -> None:
     assert name_of(call.outcome) == "dns"
 
 
-async def test_an_address_that_swallows_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def swallow(*_: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", swallow)
-    async with Caller(CONFIG, clock=SystemClock()) as caller:
-        call = await caller.attempt(target("http://10.255.255.1/"), delivery())
+async def test_an_address_that_swallows_connections(caller: Caller) -> None:
+    with contextlib.ExitStack() as sockets:
+        full = sockets.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):  # after these the backlog is full and a connection is not answered
+            one = sockets.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        call = await caller.attempt(
+            target(f"http://127.0.0.1:{full.getsockname()[1]}/"), delivery()
+        )
     assert name_of(call.outcome) == "connect"
     assert 400 < call.duration_ms < 900
 

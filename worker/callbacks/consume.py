@@ -98,7 +98,9 @@ class Intake:
         now = self._means.clock.now()
         early: list[Delivery] = []
         parked: dict[str, int] = {}
-        for delivery in await self._means.store.load(dict.fromkeys(ids)):
+        loaded = await self._means.store.load(dict.fromkeys(ids))
+        metrics.MESSAGES.labels("unknown").inc(len(set(ids)) - len(loaded))
+        for delivery in loaded:
             lane = self._lanes.all.get(delivery.endpoint)
             if not _is_wanted(delivery, now):
                 result = "settled"
