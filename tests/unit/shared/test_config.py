@@ -1,0 +1,129 @@
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.config import SECTIONS, Config, EndpointConfig, Secret, SourceConfig, load_config
+from shared.errors import ConfigError
+
+EXAMPLE = Path(__file__).parents[3] / "deploy" / "config.example.toml"
+
+
+def load(tmp_path: Path, text: str = "", **environ: str) -> Config:
+    path = tmp_path / "correio.toml"
+    path.write_text(text)
+    return load_config({"CORREIO_CONFIG": str(path), **environ})
+
+
+def builtins(value: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=Secret.reveal))
+
+
+def test_the_example_can_be_loaded_as_it_stands() -> None:
+    config = load_config({"CORREIO_CONFIG": str(EXAMPLE)})
+    assert [source.name for source in config.source] == ["klavi"]
+    assert [endpoint.id for endpoint in config.endpoint] == ["crm"]
+
+
+def test_the_example_shows_every_field_with_its_true_default() -> None:
+    shown = tomllib.loads(re.sub(r"^#: ", "", EXAMPLE.read_text(), flags=re.MULTILINE))
+    defaults = builtins(Config())
+    for section in SECTIONS:
+        assert shown[section] == defaults[section], section
+    for kind, struct, given in (
+        ("source", SourceConfig, {"name", "secrets", "partner_app_ids"}),
+        ("endpoint", EndpointConfig, {"id", "url", "secrets", "types"}),
+    ):
+        (table,) = shown[kind]
+        fields = {one.name: one for one in msgspec.structs.fields(struct)}
+        assert set(table) == set(fields)
+        for name in set(fields) - given:
+            field = fields[name]
+            made = field.default_factory is not msgspec.NODEFAULT
+            default = builtins(field.default_factory() if made else field.default)
+            assert table[name] == ("" if default is None else default), name
+
+
+def test_a_file_and_the_environment_over_it(tmp_path: Path) -> None:
+    secret = tmp_path / "broker-url"
+    secret.write_text("amqp://other/\n")
+    config = load(
+        tmp_path,
+        "[receiver]\nport = 1\nhost = 'a'\n",
+        CORREIO_RECEIVER__PORT="2",
+        CORREIO_CALLBACKS__SCHEDULE="[1, 2.5]",
+        CORREIO_BROKER__DECLARE_MISSING="false",
+        CORREIO_BROKER__URL_FILE=str(secret),
+    )
+    assert (config.receiver.port, config.receiver.host) == (2, "a")
+    assert config.callbacks.schedule == (1.0, 2.5)
+    assert config.broker.declare_missing is False
+    assert config.broker.url == Secret("amqp://other/")
+
+
+def test_secrets_of_a_source_may_live_in_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secrets"
+    secret.write_text("new\nold\n")
+    config = load(
+        tmp_path, f'[[source]]\nname = "klavi"\nsecrets_file = "{secret}"\nsecrets = ["third"]'
+    )
+    assert config.source[0].secrets == (Secret("new"), Secret("old"), Secret("third"))
+
+
+def test_a_secret_never_shows_itself(tmp_path: Path) -> None:
+    config = load(tmp_path, CORREIO_BROKER__URL="amqp://user:hunter2@host/")
+    assert "hunter2" not in repr(config)
+    assert "hunter2" not in str(config.broker.url)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[receiver]\nport = 'x'", r"receiver.port: Expected `int`, got `str` \(from .*toml\)"),
+        ("[receiver]\nport = 70000", r"receiver.port: Expected `int` <= 65535"),
+        ("[receiver]\nprot = 1", "unknown field `prot`"),
+        ("[reciever]\nport = 1", "unknown field `reciever`"),
+        ("[callbacks]\njitter = 2.0", r"callbacks.jitter: Expected `float` <= 1.0"),
+        ("[callbacks]\nschedule = [0.0]", r"callbacks.schedule\[0\]: Expected `float` > 0.0"),
+        ("[broker]\ndeclare_missing = 1", "broker.declare_missing: Expected `bool`, got `int`"),
+        ("[broker]\nurl = 1", "broker.url"),
+        ("[log]\nlevel = 'loud'", "log.level: Invalid enum value 'loud'"),
+        ("[[source]]\nname = 'a b'\nsecrets = ['x']", "source"),
+        ("[[source]]\nname = 'a'", "source a: secrets is empty but require_signature is true"),
+        ("[[endpoint]]\nid = 'e'\nurl = 'http://x'", "endpoint e: secrets is empty"),
+        ("port = ", "Invalid value"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_source(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("CORREIO_RECEIVER__PORT", "many", "CORREIO_RECEIVER__PORT: Expected `int`"),
+        ("CORREIO_RECEIVER__PROT", "1", "no field 'prot' in .receiver.; fields are body_timeout"),
+        ("CORREIO_RECIEVER__PORT", "1", "no section 'reciever'; sections are broker"),
+        ("CORREIO_BROKER__URL_FILE", "/none", "cannot read /none"),
+        ("CORREIO_RECEIVER__PORT_FILE", "/dev/null", "only secrets can be read from a file"),
+        ("CORREIO_LOG__LEVEL", "loud", "CORREIO_LOG__LEVEL"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(tmp_path, **{variable: value})
+
+
+def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = "[[source]]\nname = 'a'\nsecrets = ['x']\n"
+    with pytest.raises(ConfigError, match="source: a stands twice"):
+        load(tmp_path, table * 2)
+
+
+def test_a_named_file_must_exist() -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config({"CORREIO_CONFIG": "/nowhere/correio.toml"})
