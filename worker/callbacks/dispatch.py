@@ -47,18 +47,29 @@ class Dispatcher:
         """Start attempts until `stop` is set."""
         while not stop.is_set():
             self._work.clear()
-            now = self._means.clock.now()
             try:
-                await self._park_blocked(now)
-                picked = self._lanes.pick(now)
-                if picked:
-                    await self._claim(picked, now)
-                    continue
+                started = await self.step()
             except TRANSIENT as error:
                 await first_of(stop.wait(), self._means.patience.recovered(error))
                 continue
+            if started:
+                continue
             idle = self._means.clock.sleep(LOOK_INTERVAL) if self._lanes.waiting else stop.wait()
             await first_of(stop.wait(), self._work.wait(), idle)
+
+    async def step(self) -> bool:
+        """Start what can be started now, put back what cannot; return whether there was any.
+
+        Raises:
+            StoreUnavailableError: nothing is lost, what was picked waits again.
+            StoreConflictError: likewise.
+        """
+        now = self._means.clock.now()
+        await self._park_blocked(now)
+        picked = self._lanes.pick(now)
+        if picked:
+            await self._claim(picked, now)
+        return bool(picked)
 
     async def _claim(self, picked: list[tuple[Lane, Waiting]], now: int) -> None:
         lease, lanes = new_id(), {one.id: lane for lane, one in picked}
