@@ -11,7 +11,7 @@ import pytest
 from deploy.local.provide import PrivateBroker
 from shared.ids import new_id
 from tests.support.books import fetch
-from tests.support.callbacks import Bench, bench, endpoint_config
+from tests.support.callbacks import Bench, bench, endpoint_config, sqlite_in
 from tests.support.deliveries import attempts, rows, seed, until
 from tests.support.endpoints import Endpoint, serving
 from tests.support.workers import kill, start, write_config
@@ -84,7 +84,7 @@ async def survive(folder: Path, broker: PrivateBroker, *, seconds: float) -> Non
     endpoint = Endpoint()
     async with serving(endpoint):  # only to learn a free port
         pass
-    async with bench(folder, broker.url) as ready:
+    async with bench(sqlite_in(folder), broker.url) as ready:
         config = write_config(
             folder, store=ready.url, callbacks=PATIENT,
             endpoints=[endpoint_config(name, endpoint.url) for name in NAMES],

@@ -16,7 +16,7 @@ from shared.broker.consumer import BatchConsumer
 from shared.config import BrokerConfig, Secret
 from shared.errors import StoreUnavailableError
 from shared.store.sqlite.store import SqliteStore
-from tests.support.callbacks import bench, endpoint_config
+from tests.support.callbacks import bench, endpoint_config, sqlite_in
 from tests.support.deliveries import attempts, rows, seed, until
 from tests.support.endpoints import SECRET, Endpoint, serving
 from tests.support.workers import running, write_config
@@ -51,12 +51,11 @@ async def test_it_starts_before_broker_and_store_and_stops_on_sigterm(
 ) -> None:
     url = private_broker.url
     await asyncio.to_thread(private_broker.stop)
-    store = tmp_path / "correio.db"
     async with serving(Endpoint()) as endpoint:
-        config = config_of(tmp_path, store=f"sqlite:///{store}", url=endpoint.url)
+        config = config_of(tmp_path, store=sqlite_in(tmp_path), url=endpoint.url)
         async with running(config, broker=url) as worker:
             await until(lambda: said(tmp_path, "store.unavailable"))
-            async with bench(tmp_path, url) as ready:
+            async with bench(sqlite_in(tmp_path), url) as ready:
                 await until(lambda: said(tmp_path, "broker.unavailable"))
                 await asyncio.to_thread(private_broker.start)
                 await seed(ready.store, endpoints=["crm"], due=[ready.now] * 20)
@@ -75,7 +74,10 @@ async def test_it_starts_before_broker_and_store_and_stops_on_sigterm(
 async def test_what_the_broker_has_lost_with_its_data_is_delivered_soon(
     tmp_path: Path, private_broker: PrivateBroker
 ) -> None:
-    async with bench(tmp_path, private_broker.url) as ready, serving(Endpoint()) as endpoint:
+    async with (
+        bench(sqlite_in(tmp_path), private_broker.url) as ready,
+        serving(Endpoint()) as endpoint,
+    ):
         endpoint.always = 500
         ready.endpoints(
             endpoint_config("crm", endpoint.url), schedule=(6.0, 1.0), breaker_failures=1_000
@@ -98,7 +100,7 @@ async def test_what_the_broker_has_lost_with_its_data_is_delivered_soon(
 
 
 async def test_a_worker_killed_in_the_middle_loses_nothing(tmp_path: Path, broker_url: str) -> None:
-    async with bench(tmp_path, broker_url) as ready, serving(Endpoint()) as endpoint:
+    async with bench(sqlite_in(tmp_path), broker_url) as ready, serving(Endpoint()) as endpoint:
         endpoint.gate.clear()
         await seed(ready.store, endpoints=["crm"], due=[ready.now] * 40)
         config = config_of(tmp_path, store=ready.url, url=endpoint.url)
@@ -128,7 +130,7 @@ async def test_a_store_that_goes_away_costs_no_attempts(
             return _whole(self, *args, **more)
 
         monkeypatch.setattr(SqliteStore, name, wrap)
-    async with bench(tmp_path, broker_url) as ready, serving(Endpoint()) as endpoint:
+    async with bench(sqlite_in(tmp_path), broker_url) as ready, serving(Endpoint()) as endpoint:
         endpoint.gate.clear()
         ready.endpoints(endpoint_config("crm", endpoint.url, max_in_flight=3))
         await seed(ready.store, endpoints=["crm"], due=[ready.now] * 20)
@@ -150,7 +152,7 @@ async def test_a_stop_while_the_store_is_away_does_not_wait_for_it(
     async def gone(*_: Any, **__: Any) -> Any:
         raise StoreUnavailableError("away")
 
-    async with bench(tmp_path, broker_url) as ready, serving(Endpoint()) as endpoint:
+    async with bench(sqlite_in(tmp_path), broker_url) as ready, serving(Endpoint()) as endpoint:
         ready.endpoints(endpoint_config("crm", endpoint.url))
         await seed(ready.store, endpoints=["crm"], due=[ready.now])
         async with ready.worker():

@@ -28,7 +28,7 @@ STOP_LIMIT = 10.0
 """Seconds within which a worker must have stopped."""
 
 FAST = CallbacksConfig(
-    schedule=(0.2, 1.2, 0.2),
+    schedule=(0.2, 1.5, 0.2),
     attempt_timeout=2.0,
     connect_timeout=1.0,
     lease_margin=1.0,
@@ -83,10 +83,14 @@ class Bench:
                 await task
 
 
+def sqlite_in(folder: Path) -> str:
+    """URL of a store in this folder, which may not exist yet."""
+    return f"sqlite:///{folder / 'correio.db'}"
+
+
 @contextlib.asynccontextmanager
-async def bench(folder: Path, broker_url: str) -> AsyncIterator[Bench]:
-    """A fresh SQLite store and an empty broker."""
-    url = f"sqlite:///{folder / 'correio.db'}"
+async def bench(url: str, broker_url: str) -> AsyncIterator[Bench]:
+    """The store at `url`, migrated, and an empty broker."""
     await migrate(Secret(url))
     config = Config(
         broker=BrokerConfig(url=Secret(broker_url), reconnect_max=0.3),

@@ -140,8 +140,9 @@ class Dispatcher:
         await asyncio.gather(*rest, return_exceptions=True)
         now = self._means.clock.now()
         by_lease: dict[str, list[str]] = {}
-        for one, lease in rest.values():
-            by_lease.setdefault(lease, []).append(one)
+        for task, (one, lease) in rest.items():
+            if task.cancelled():
+                by_lease.setdefault(lease, []).append(one)
         for lease, ids in by_lease.items():
             await self._means.store.release_leases(ids, lease=lease, now=now)
         waiting = [one.id for lane in self._lanes.all.values() for one in lane.drain()]

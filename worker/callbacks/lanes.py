@@ -70,7 +70,6 @@ class Lane:
         self.waiting: dict[str, Waiting] = {}
         self._policy = BreakerPolicy.of(config)
         self._longest_pause = config.breaker_open
-        self._probe_ms = round(config.attempt_timeout * 1000)
         self._window_ms = config.wake_grace * 1000 / 2
 
     @property
@@ -92,7 +91,7 @@ class Lane:
             case Open(until=until) if until > now:
                 return until
             case HalfOpen():
-                return now + self._probe_ms
+                return now + PARK_MIN  # its probe may end at any moment
         return None
 
     def room(self, now: int) -> int:
