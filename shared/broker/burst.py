@@ -53,6 +53,12 @@ def fits(channel: aiormq.Channel) -> bool:
     )
 
 
+def cancelled_ourselves() -> bool:
+    """Whether a CancelledError is meant for the running task, and is not a closing channel's."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class _Waiting:
     """Messages published together; done when the outcome of every one of them is in."""
 
@@ -133,7 +139,12 @@ class Burst:
         waiting = _Waiting(messages, self._channel.create_future())
         self._waiting.append(waiting)
         self._come.set()
-        await waiting.settled
+        try:
+            await waiting.settled
+        except asyncio.CancelledError:
+            if cancelled_ourselves():
+                raise
+            raise ChannelInvalidStateError("the channel closed") from None
 
     async def run(self) -> None:
         """Hand over what waits, piece by piece, until cancelled."""

@@ -45,3 +45,7 @@ async def translated() -> AsyncIterator[None]:
         yield
     except LOST as error:
         raise translate(error) from error
+    except Exception as error:
+        if type(error) is Exception:  # aiormq rejects what waits with it when it knows no reason
+            raise BrokerUnavailableError("the channel closed") from error
+        raise

@@ -126,6 +126,8 @@ class ConfirmingPublisher:
             *(self._publish_one(channel, message) for message in messages), return_exceptions=True
         )
         for outcome in outcomes:
+            if isinstance(outcome, asyncio.CancelledError):  # by the closing channel, not by us
+                raise BrokerUnavailableError("the channel closed") from outcome
             if isinstance(outcome, BaseException):
                 raise outcome
 
