@@ -161,6 +161,25 @@ async def test_a_stop_while_the_store_is_away_does_not_wait_for_it(
                 monkeypatch.setattr(SqliteStore, name, gone)
 
 
+async def test_it_stops_in_time_although_the_broker_does_not_answer(
+    tmp_path: Path, private_broker: PrivateBroker
+) -> None:
+    store = sqlite_in(tmp_path)
+    async with bench(store, private_broker.url) as ready, serving(Endpoint()) as endpoint:
+        config = config_of(tmp_path, store=store, url=endpoint.url)
+        await seed(ready.store, endpoints=["crm"], due=[ready.now])
+        async with running(config, broker=private_broker.url) as worker:
+            await endpoint.wait_calls(1)
+            await asyncio.to_thread(private_broker.pause)
+            (one,) = await seed(ready.store, endpoints=["crm"], due=[ready.now])
+            written = rows(store)[one].wake_at
+            await until(lambda: rows(store)[one].wake_at > written)  # it is being published
+            worker.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                assert await worker.wait() == 0
+            await asyncio.to_thread(private_broker.resume)
+
+
 async def test_it_does_not_start_without_knowing_its_work(tmp_path: Path) -> None:
     for arguments in ([], ["nonsense"], ["events", "callbacks"]):
         made = await asyncio.create_subprocess_exec(

@@ -32,11 +32,14 @@ from worker.callbacks.targets import read_targets
 
 log = get_logger(__name__)
 
-FINISHING: Final = 5.0
-"""Seconds that attempts under way have to end when the worker is told to stop."""
+LEAVING: Final = 1.0
+"""Seconds that the loops have to come to an end when the worker is told to stop."""
+
+FINISHING: Final = 4.5
+"""Seconds that attempts under way have to end after that."""
 
 CLOSING: Final = 1.5
-"""Seconds after that to write what came of them."""
+"""Seconds to write what came of them."""
 
 
 def build(config: Config) -> "CallbacksService":
@@ -93,12 +96,11 @@ class CallbacksService:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish, write back and give back what is in hand."""
-        await run_until(stop, self._patience.start(self._store.start))
-        if stop.is_set():
-            return
         try:
-            async with self._caller:
-                await self._work(stop)
+            await run_until(stop, self._patience.start(self._store.start))
+            if not stop.is_set():
+                async with self._caller:
+                    await self._work(stop)
         finally:
             await self._store.close()
 
@@ -118,7 +120,10 @@ class CallbacksService:
                 group.create_task(part.run(stop))
                 for part in (self._steward, self._relay, self._intake, self._dispatcher)
             ]
-            await asyncio.wait(loops)
+            await stop.wait()
+            await asyncio.wait(loops, timeout=LEAVING)
+            for task in loops:
+                task.cancel()  # one that waits for a broker that does not answer
             await self._finish()
             for task in background:
                 task.cancel()
