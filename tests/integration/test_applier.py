@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from shared.clock import SystemClock
 from shared.config import Config, EndpointConfig, Secret, SourceConfig, StoreConfig
-from shared.domain.events import content_digest
 from shared.domain.keys import AggregateKey
 from shared.store.open import open_store
 from shared.store.port import Store
-from tests.support import books, model
+from tests.support import books
 from tests.support import events as ev
 from tests.support.stores import empty_tables
 from worker.events.apply import Applier
@@ -237,40 +236,6 @@ def _sorted(after: books.Books) -> dict[AggregateKey, Any]:
     return {key: sorted(entries, key=repr) for key, entries in after.histories.items()}
 
 
-def _compare_with_model(after: books.Books, made: list[dict[str, Any]]) -> None:
-    """Every state as the model has it, and nothing beside."""
-    contents = {}
-    for key, history in after.histories.items():
-        for at, _ in history:
-            contents[key.partner_app_id, at.event_id, at.content] = at.content
-    unique = {ev.dump(one): one for one in made}
-    for key, state in after.states.items():
-        mine = [one for one in unique.values() if one["partnerAppId"] == key.partner_app_id]
-        if key.kind == "consent":
-            told = [
-                (one, content_digest(ev.dump(one)))
-                for one in mine
-                if one["payload"].get("consents", {}).get("consentId") == key.id
-            ]
-            expected = model.consent(told)
-            assert state.status == expected["status"]  # type: ignore[union-attr]
-            assert state.conflict == expected["conflict"]  # type: ignore[union-attr]
-            assert list(state.permissions_granted) == expected["permissionsGranted"]  # type: ignore[union-attr]
-            assert state.link_id == expected["linkId"]  # type: ignore[union-attr]
-        elif key.kind == "link":
-            wanted = model.link(mine, key.id)
-            assert wanted == {"status": state.status, "consents": list(state.consents)}  # type: ignore[union-attr]
-        else:
-            wanted = model.product_request(
-                [one for one in mine if one["payload"].get("requestId") == key.id]
-            )
-            assert wanted["status"] == state.status
-            assert wanted["products"] == {
-                name: (one.status, one.successes, one.failures)
-                for name, one in state.products.items()  # type: ignore[union-attr]
-            }
-
-
 async def _play(url: str, made: list[dict[str, Any]], seed: int, count: int) -> None:
     """Deliver every event one to three times, shuffled, split over `count` workers."""
     rng = random.Random(seed)
@@ -290,7 +255,7 @@ async def _play(url: str, made: list[dict[str, Any]], seed: int, count: int) -> 
         place = (one["partnerAppId"], one["payload"]["requestId"])
         orders.setdefault(place, set()).add(one["eventTime"])
     if len(distinct_orders) == sum(map(len, orders.values())):  # the model knows no ties of orders
-        _compare_with_model(after, made)
+        books.compare_with_model(after, made)
     told = [
         (key, one["version"], one["type"])
         for key, written in after.transitions.items()

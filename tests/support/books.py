@@ -5,14 +5,20 @@ from typing import Any
 
 import apsw
 import msgspec
+import orjson
 import psycopg
 from msgspec import Struct
 
 from shared.config import Secret
 from shared.domain import aggregates
 from shared.domain.aggregates import State, decode_fact, decode_state
+from shared.domain.consent import ConsentState
+from shared.domain.events import content_digest
 from shared.domain.keys import AggregateKey, Position
+from shared.domain.link import LinkState
+from shared.domain.product_request import ProductRequestState
 from shared.store.locate import sqlite_path
+from tests.support import model
 
 
 def fetch(url: str, query: str) -> list[tuple[Any, ...]]:
@@ -115,3 +121,41 @@ def told(state: State) -> dict[str, Any]:
             return {"products": {n: str(o.status) for n, o in state.products.items()}}
         case _:
             return {}
+
+
+def compare_with_model(books: Books, made: list[dict[str, Any]]) -> None:
+    """Assert that every state is as the model has it, `made` being all events delivered."""
+    unique = {orjson.dumps(one): one for one in made}
+    for key, state in books.states.items():
+        mine = [one for one in unique.values() if one["partnerAppId"] == key.partner_app_id]
+        match state:
+            case ConsentState():
+                _same_consent(key, state, mine)
+            case LinkState():
+                wanted = model.link(mine, key.id)
+                assert wanted == {"status": state.status, "consents": list(state.consents)}, key
+            case ProductRequestState():
+                about = [one for one in mine if one["payload"].get("requestId") == key.id]
+                expected = model.product_request(about)
+                assert expected["status"] == state.status, key
+                assert expected["products"] == {
+                    name: (one.status, one.successes, one.failures)
+                    for name, one in state.products.items()
+                }, key
+
+
+def _same_consent(key: AggregateKey, state: ConsentState, mine: list[dict[str, Any]]) -> None:
+    expected = model.consent(
+        (one, content_digest(orjson.dumps(one)))
+        for one in mine
+        if one["payload"].get("consents", {}).get("consentId") == key.id
+    )
+    assert (state.status, state.conflict) == (expected["status"], expected["conflict"]), key
+    assert list(state.permissions_granted) == expected["permissionsGranted"], key
+    assert state.link_id == expected["linkId"], key
+
+
+def labelled_once(url: str) -> bool:
+    """Whether every event of the store carries one of the labels there are."""
+    known = {"applied", "divergent", "stale", "recorded"}
+    return {label for (label,) in fetch(url, "SELECT DISTINCT label FROM events")} <= known
