@@ -69,10 +69,6 @@ class EventStore(Protocol):
         """
         ...
 
-    async def disabled_endpoints(self) -> set[str]:
-        """Endpoints that are paused or disabled: their new deliveries start as held."""
-        ...
-
 
 class DeliveryStore(Protocol):
     """What the callbacks worker needs. All times are Unix milliseconds."""

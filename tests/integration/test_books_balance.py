@@ -59,9 +59,6 @@ class Faulty:
     async def unsettled(self, *, quiet_since: int, limit: int) -> Any:
         return await self._store.unsettled(quiet_since=quiet_since, limit=limit)
 
-    async def disabled_endpoints(self) -> set[str]:
-        return await self._store.disabled_endpoints()
-
 
 MADE = st.one_of(
     st.builds(

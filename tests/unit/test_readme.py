@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from shared.domain.consent import TRANSITIONS, ConsentStatus
+from shared.store.rows import DeliveryState
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -43,3 +44,10 @@ def test_the_table_of_a_consents_life_is_the_table_in_the_code() -> None:
     }
     assert written == CODE
     assert changes == [status.value.lower() for status in ConsentStatus]
+
+
+def test_the_diagram_of_a_deliverys_life_knows_just_the_states_there_are() -> None:
+    diagram = section("The life of a delivery")
+    drawn = set(re.findall(r"^  (?:\[\*\]|([a-z]+)) --> ([a-z]+):", diagram, re.MULTILINE))
+    states = {state for arrow in drawn for state in arrow} - {""}
+    assert states == {state.value for state in DeliveryState}

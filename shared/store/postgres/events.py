@@ -14,7 +14,6 @@ from shared.store.postgres.parts import Connection, PostgresPart, execute, inser
 from shared.store.rows import (
     Aggregate,
     Changes,
-    EndpointStatus,
     EventRef,
     FoldedEntry,
     KnownEvent,
@@ -195,13 +194,6 @@ class PostgresEvents(PostgresPart):
     async def unsettled(self, *, quiet_since: int, limit: int) -> list[AggregateKey]:
         """See `shared.store.port.EventStore`."""
         return [AggregateKey(*row) for row in await self._rows(_UNSETTLED, (quiet_since, limit))]
-
-    async def disabled_endpoints(self) -> set[str]:
-        """See `shared.store.port.EventStore`."""
-        found = await self._rows(
-            "SELECT id FROM endpoints WHERE status <> %s", (EndpointStatus.ENABLED.value,)
-        )
-        return {name for (name,) in found}
 
 
 async def _write_events(connection: Connection, changes: Changes) -> None:

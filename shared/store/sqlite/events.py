@@ -15,7 +15,6 @@ from shared.store.database import SqliteDatabase, rollback
 from shared.store.rows import (
     Aggregate,
     Changes,
-    EndpointStatus,
     EventRef,
     FoldedEntry,
     KnownEvent,
@@ -168,17 +167,6 @@ class SqliteEvents(SqlitePart):
             lambda connection: rows(connection, _UNSETTLED, (quiet_since, limit))
         )
         return [AggregateKey(*row) for row in found]
-
-    async def disabled_endpoints(self) -> set[str]:
-        """See `shared.store.port.EventStore`."""
-        found = await self._read(
-            lambda connection: rows(
-                connection,
-                "SELECT id FROM endpoints WHERE status <> ?",
-                (EndpointStatus.ENABLED.value,),
-            )
-        )
-        return {row[0] for row in found}
 
 
 def folded_entry(time: int, event_id: str, content: str, document: bytes) -> FoldedEntry:
