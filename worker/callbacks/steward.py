@@ -6,7 +6,10 @@ released at ``callbacks.release_rate`` a second by each worker.
 """
 
 import asyncio
+import itertools
 from typing import Final
+
+from msgspec import Struct
 
 from shared.broker.connection import first_of
 from shared.logs import get_logger
@@ -21,9 +24,19 @@ log = get_logger(__name__)
 INTERVAL: Final = 1.0
 """Seconds between two looks at the stored statuses."""
 
+RELEASES: Final = 10
+"""Releases between two looks: small ones, since a burst would hold live deliveries up."""
+
 LOOK_AGAIN: Final = 30
 """Looks after which every enabled endpoint is searched for held deliveries once more: one may
 have been written as held by a transaction that began before its endpoint was resumed."""
+
+
+class Release(Struct):
+    """A release under way: what it may release by now, and what it has released so far."""
+
+    allowance: float = 0.0
+    released: int = 0
 
 
 class Steward:
@@ -34,7 +47,7 @@ class Steward:
         self._lanes = lanes.all
         self._rate = means.config.release_rate
         self._to_hold: set[str] = set()
-        self._to_search: set[str] = set()
+        self._releasing: dict[str, Release] = {}
         self._looks = 0
 
     def may_call(self, endpoint: str) -> bool:
@@ -59,16 +72,20 @@ class Steward:
         self.hold_soon(endpoint)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look once a second until `stop` is set."""
-        while not stop.is_set():
+        """Look once a second until `stop` is set, and release a little more often."""
+        for tick in itertools.count():
+            if stop.is_set():
+                return
             try:
-                await self.look()
+                if tick % RELEASES == 0:
+                    await self.look()
+                await self.release()
             except TRANSIENT as error:
                 await first_of(stop.wait(), self._means.patience.recovered(error))
-            await first_of(stop.wait(), self._means.clock.sleep(INTERVAL))
+            await first_of(stop.wait(), self._means.clock.sleep(INTERVAL / RELEASES))
 
     async def look(self) -> None:
-        """Read the statuses, hold and release accordingly.
+        """Read the statuses and hold accordingly.
 
         Raises:
             StoreUnavailableError: the next look does the rest.
@@ -79,14 +96,36 @@ class Steward:
         for name, lane in self._lanes.items():
             enabled = name not in stopped and not lane.gone
             if (enabled and not lane.open) or self._looks % LOOK_AGAIN == 0:
-                self._to_search.add(name)
+                self._releasing.setdefault(name, Release())
             lane.open = enabled
         self._looks += 1
-        self._to_search = {one for one in self._to_search if self.may_call(one)}
         for endpoint in sorted(stopped | self._to_hold):
             await self._hold(endpoint)
-        for endpoint in sorted(self._to_search):
-            await self._release(endpoint)
+
+    async def release(self) -> None:
+        """Release what a tenth of a look's time allows to each endpoint that is enabled.
+
+        Raises:
+            StoreUnavailableError: the next release does the rest.
+            StoreConflictError: likewise.
+        """
+        for endpoint, release in sorted(self._releasing.items()):
+            if not self.may_call(endpoint):
+                del self._releasing[endpoint]
+                continue
+            release.allowance += self._rate * INTERVAL / RELEASES
+            limit = int(release.allowance)
+            if not limit:
+                continue
+            now = self._means.clock.now()
+            released = await self._means.store.release_held(endpoint, now=now, limit=limit)
+            release.allowance -= limit
+            release.released += released
+            metrics.RELEASED.labels(endpoint).inc(released)
+            if released < limit:
+                del self._releasing[endpoint]
+                if release.released:
+                    log.info("deliveries.released", endpoint=endpoint, count=release.released)
 
     async def _hold(self, endpoint: str) -> None:
         if not self.may_call(endpoint):
@@ -95,13 +134,3 @@ class Steward:
                 metrics.HELD.labels(endpoint).inc(held)
                 log.info("deliveries.held", endpoint=endpoint, count=held)
         self._to_hold.discard(endpoint)
-
-    async def _release(self, endpoint: str) -> None:
-        released = await self._means.store.release_held(
-            endpoint, now=self._means.clock.now(), limit=self._rate
-        )
-        if released:
-            metrics.RELEASED.labels(endpoint).inc(released)
-            log.info("deliveries.released", endpoint=endpoint, count=released)
-        if released < self._rate:
-            self._to_search.discard(endpoint)
