@@ -278,3 +278,37 @@ def test_content_that_one_parser_refuses_still_has_a_digest() -> None:
 def test_deep_nesting_is_refused_not_fatal() -> None:
     deep = b"[" * 100_000 + b"]" * 100_000
     assert refuse(b'{"eventName":"x","eventId":"y","payload":' + deep + b"}") is Reason.NOT_JSON
+
+
+def test_trap_the_prefix_of_an_event_id_is_no_ordering_key() -> None:
+    made = ev.event("consent_revoked", at=1, event_id="1495468585434-a")
+    older_by_name = ev.event("consent_revoked", at=2, event_id="1395468585434-a")
+    first, second = (read(ev.dump(one)) for one in (made, older_by_name))
+    assert first.position(first.facts[0][1]) < second.position(second.facts[0][1])
+
+
+def test_trap_a_consent_id_longer_than_documented_is_kept() -> None:
+    made = ev.event("consent_revoked", consentId="x" * 200)
+    assert read(ev.dump(made)).facts[0][0].id == "x" * 200
+
+
+def test_trap_the_callback_url_is_the_providers_and_is_not_even_kept_as_a_fact() -> None:
+    (_, order), *_ = read(ev.raw("product_request_received")).facts
+    assert "yourdomain" not in repr(order)
+
+
+def test_trap_outcomes_name_no_link_and_no_consent() -> None:
+    for name in ("product_generated_success", "product_generated_failed"):
+        assert [key.kind for key, _ in read(ev.raw(name)).facts] == ["product_request"]
+
+
+def test_duplicate_keys_take_the_last_value_in_both_parsers() -> None:
+    body = ev.raw("link_created").replace(b'"linkId":', b'"linkId":"first","linkId":')
+    assert read(body).facts[0][0].id == ev.LINK
+    assert content_digest(body) == content_digest(ev.raw("link_created"))
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e400", b"9" * 5_000])
+def test_a_number_that_no_store_holds_where_an_id_belongs_is_refused(number: bytes) -> None:
+    body = ev.raw("link_created").replace(b'"ed812-81fcec-7ec55-7aa7d29-2a3188b75"', number)
+    assert refuse(body) in (Reason.NOT_JSON, Reason.MALFORMED)
