@@ -99,7 +99,7 @@ async def running(
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what gives no signal of its own, such as another process's state."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - see above
+        while not condition():
             await asyncio.sleep(0.005)
 
 
