@@ -14,7 +14,9 @@ from deploy.local.provide import PrivateBroker
 from shared.broker import topology
 from shared.broker.consumer import BatchConsumer
 from shared.config import BrokerConfig, Secret
-from shared.errors import StoreUnavailableError
+from shared.errors import SchemaError, StoreUnavailableError
+from shared.store.database import SqliteDatabase
+from shared.store.migrate import migrate
 from shared.store.sqlite.store import SqliteStore
 from tests.support.callbacks import bench, endpoint_config, sqlite_in
 from tests.support.deliveries import attempts, rows, seed, until
@@ -178,6 +180,18 @@ async def test_it_stops_in_time_although_the_broker_does_not_answer(
             async with asyncio.timeout(10):
                 assert await worker.wait() == 0
             await asyncio.to_thread(private_broker.resume)
+
+
+async def test_a_store_seen_before_its_migration_is_seen_after_it(tmp_path: Path) -> None:
+    empty = SqliteDatabase(tmp_path / "correio.db", busy_timeout=5)
+    await empty.open()
+    await empty.close()
+    store = SqliteStore(tmp_path / "correio.db", busy_timeout=5)
+    with pytest.raises(SchemaError):
+        await store.start()
+    await migrate(Secret(sqlite_in(tmp_path)))
+    await store.start()
+    await store.close()
 
 
 async def test_it_does_not_start_without_knowing_its_work(tmp_path: Path) -> None:

@@ -17,8 +17,12 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 def applied(connection: apsw.Connection) -> dict[int, str]:
-    """Version → checksum of what the database has; empty for a new one."""
-    if not connection.table_exists(None, "schema_migrations"):
+    """Version → checksum of what the database has; empty for a new one.
+
+    Asks by a query: `apsw.Connection.table_exists` answers from what the connection knew of the
+    schema when it was opened, and never sees what another process has made since.
+    """
+    if not rows(connection, "SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations'"):
         return {}
     found = rows(connection, "SELECT version, checksum FROM schema_migrations")
     return dict(found)
