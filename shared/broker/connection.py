@@ -23,6 +23,9 @@ log = get_logger(__name__)
 CLOSE_TIMEOUT = 1.0
 """Seconds that the broker has to answer a farewell."""
 
+SETUP_TIMEOUT = 10.0
+"""Seconds in which a session must stand: a broker that is still coming up may not answer at all."""
+
 Session = Callable[[AbstractConnection], Awaitable[None]]
 
 

@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractConnection
 from msgspec import Struct
 
 from shared.broker import topology
-from shared.broker.connection import close, first_of, keep_connected, lost
+from shared.broker.connection import SETUP_TIMEOUT, close, first_of, keep_connected, lost
 from shared.broker.faults import LOST
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError
@@ -135,7 +135,8 @@ class BatchConsumer:
 
     async def _serve(self, connection: AbstractConnection) -> None:
         """Consume over this connection until it, or the consumer on it, is lost."""
-        await topology.require(connection, self._queue, self._config)
+        async with asyncio.timeout(SETUP_TIMEOUT):
+            await topology.require(connection, self._queue, self._config)
         while True:
             await first_of(self._wanted.wait(), lost(connection))
             if not self._wanted.is_set():
@@ -144,10 +145,11 @@ class BatchConsumer:
 
     async def _consume(self, connection: AbstractConnection) -> None:
         """Consume on a channel of its own; returns when it is lost, or no longer wanted."""
-        outer = await connection.channel(publisher_confirms=False)
-        channel = await outer.get_underlay_channel()
+        async with asyncio.timeout(SETUP_TIMEOUT):
+            outer = await connection.channel(publisher_confirms=False)
+            channel = await outer.get_underlay_channel()
+            await channel.basic_qos(prefetch_count=self._prefetch)
         cancelled = asyncio.Event()
-
         subscription = _Subscription(channel)
 
         async def collect(message: aiormq.abc.DeliveredMessage) -> None:
@@ -163,11 +165,11 @@ class BatchConsumer:
             self._arrived.set()
 
         channel.on_consumer_cancel_callbacks.add(lambda _frame: cancelled.set())
-        await channel.basic_qos(prefetch_count=self._prefetch)
         self._subscription = subscription
         lost_consumer = asyncio.ensure_future(first_of(channel.closing, cancelled.wait()))
         try:
-            await channel.basic_consume(self._queue, collect)
+            async with asyncio.timeout(SETUP_TIMEOUT):
+                await channel.basic_consume(self._queue, collect)
             await first_of(lost_consumer, self._unwanted.wait(), subscription.idle())
             if lost_consumer.done() and not lost_consumer.cancelled():
                 raise BrokerUnavailableError("the consumer was lost")

@@ -10,7 +10,7 @@ from pamqp.commands import Basic
 
 from shared.broker import topology
 from shared.broker.burst import PERSISTENT, Burst, Message, fits
-from shared.broker.connection import first_of, keep_connected
+from shared.broker.connection import SETUP_TIMEOUT, first_of, keep_connected
 from shared.broker.faults import translated
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError, UnroutableError
@@ -80,9 +80,10 @@ class ConfirmingPublisher:
 
     async def _serve(self, connection: AbstractConnection) -> None:
         """Serve publishes until the channel closes."""
-        await topology.require(connection, self._queue, self._config)
-        outer = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        channel = cast("aiormq.Channel", await outer.get_underlay_channel())
+        async with asyncio.timeout(SETUP_TIMEOUT):
+            await topology.require(connection, self._queue, self._config)
+            outer = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            channel = cast("aiormq.Channel", await outer.get_underlay_channel())
         burst = Burst(channel) if fits(channel) else None
         if burst is None:
             log.warning("publisher.slow", worker=self._name, reason="aiormq has another shape")

@@ -110,7 +110,7 @@ async def test_it_starts_before_broker_and_store_and_waits_for_them(
         await worker.until_ready(ready=False)
         await migrate(Secret(url))
         await asyncio.to_thread(private_broker.start)
-        await worker.until_ready()
+        await worker.until_ready(limit=LIMIT)
         async with publishing(private_broker.url) as publish:
             await publish(ev.raw("link_created"))
         await until(lambda: stored(url) == 1)
