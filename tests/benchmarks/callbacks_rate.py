@@ -50,9 +50,7 @@ def main() -> None:
             )
     median = sorted(rates)[len(rates) // 2]
     every = ", ".join(f"{rate:.0f}" for rate in rates)
-    print(
-        f"{asked.count} deliveries to {asked.endpoints} endpoints: {median:.0f}/s (of {every})"
-    )
+    print(f"{asked.count} deliveries to {asked.endpoints} endpoints: {median:.0f}/s (of {every})")
 
 
 if __name__ == "__main__":
