@@ -27,6 +27,7 @@ _UNAVAILABLE = (
     apsw.ConnectionClosedError,
 )
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
+_TAKEN = (apsw.SQLITE_CONSTRAINT_UNIQUE, apsw.SQLITE_CONSTRAINT_PRIMARYKEY)
 
 
 @contextlib.contextmanager
@@ -37,6 +38,8 @@ def translated() -> Iterator[None]:
     except _UNAVAILABLE as error:
         raise StoreUnavailableError(f"SQLite: {type(error).__name__}: {error}") from error
     except apsw.ConstraintError as error:
+        if error.extendedresult not in _TAKEN:  # type: ignore[attr-defined]  # apsw's stubs lack it
+            raise
         raise StoreConflictError(f"SQLite: {error}") from error
     except _DAMAGED as error:
         raise StoreDamagedError(f"SQLite: {type(error).__name__}: {error}") from error
@@ -70,9 +73,9 @@ class SqliteDatabase:
         await self._call(lambda: self._open(create=create))
 
     async def run(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Run `work` in the owner thread.
+        """Run `work` in the owner thread, after all that was asked for before.
 
-        It is finished even when the caller is cancelled while waiting.
+        It is run to its end even when the caller is cancelled while waiting.
         """
 
         def owned() -> T:
@@ -91,9 +94,10 @@ class SqliteDatabase:
         self._thread.shutdown(wait=True)
 
     async def _call(self, work: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
         with translated():
-            return await loop.run_in_executor(self._thread, work)
+            ended = asyncio.wrap_future(self._thread.submit(work))
+            ended.add_done_callback(_seen)
+            return await asyncio.shield(ended)
 
     def _open(self, *, create: bool) -> None:
         if self._connection is not None:
@@ -128,20 +132,28 @@ class SqliteDatabase:
 @contextlib.contextmanager
 def immediate(connection: apsw.Connection) -> Iterator[None]:
     """A write transaction: locked from its start, committed at the end, rolled back on error."""
-    connection.execute("BEGIN IMMEDIATE")
+    begin(connection)
     try:
         yield
-    except BaseException:
-        rollback(connection)
-        raise
-    try:
         connection.execute("COMMIT")
     except BaseException:
         rollback(connection)
         raise
 
 
+def begin(connection: apsw.Connection) -> None:
+    """Start a write transaction, undoing first what a failed rollback may have left open."""
+    rollback(connection)
+    connection.execute("BEGIN IMMEDIATE")
+
+
 def rollback(connection: apsw.Connection) -> None:
     """Undo the transaction, if SQLite has not done so already."""
     if connection.in_transaction:
         connection.execute("ROLLBACK")
+
+
+def _seen(ended: asyncio.Future[T]) -> None:
+    """Take note of an error that nobody waits for any more: its caller was cancelled."""
+    if not ended.cancelled():
+        ended.exception()

@@ -11,7 +11,7 @@ from shared.domain.aggregates import decode_fact, decode_state, encode, link_of,
 from shared.domain.consent import ConsentState
 from shared.domain.keys import AggregateKey, Position
 from shared.domain.product_request import ProductRequestState
-from shared.store.database import SqliteDatabase, rollback
+from shared.store.database import SqliteDatabase, begin, rollback
 from shared.store.rows import (
     Aggregate,
     Changes,
@@ -88,7 +88,7 @@ class SqliteEventTransaction:
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
-        self._new_aggregates = 0
+        self._made: dict[AggregateKey, Aggregate] = {}
 
     async def find_events(self, refs: Collection[EventRef]) -> dict[EventRef, list[KnownEvent]]:
         """See `shared.store.port.EventTransaction`."""
@@ -141,9 +141,13 @@ class SqliteEventTransaction:
         values = (key.id, key.partner_app_id, key.kind)
         for number, version, state in rows(connection, _FIND_AGGREGATE, values):
             return Aggregate(number, key, version, decode_state(state))
-        self._new_aggregates += 1
-        number = _last(connection, "SELECT max(id) FROM aggregates") + self._new_aggregates
-        return Aggregate(number, key, 0, aggregates.initial(key.kind))
+        if key not in self._made:
+            if self._made:
+                last = next(reversed(self._made.values())).id
+            else:
+                last = _last(connection, "SELECT max(id) FROM aggregates")
+            self._made[key] = Aggregate(last + 1, key, 0, aggregates.initial(key.kind))
+        return self._made[key]
 
 
 class SqliteEvents(SqlitePart):
@@ -153,8 +157,8 @@ class SqliteEvents(SqlitePart):
     async def transaction(self) -> AsyncIterator[SqliteEventTransaction]:
         """See `shared.store.port.EventStore`."""
         async with self._turn:
-            await self._database.run(lambda connection: connection.execute("BEGIN IMMEDIATE"))
             try:
+                await self._database.run(begin)
                 yield SqliteEventTransaction(self._database)
                 await self._database.run(lambda connection: connection.execute("COMMIT"))
             except BaseException:
