@@ -2,10 +2,11 @@
 
 import psycopg
 
-from shared.store.postgres.parts import Connection, execute, rows, translated
+from shared.store.postgres.parts import Connection, connection_values, execute, rows, translated
 from shared.store.schema import load_migrations, missing
 
 _LOCK = 0x636F7272  # "corr": taken for the length of the transaction
+_CONNECT_TIMEOUT = 10.0
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -34,7 +35,9 @@ async def migrate(url: str) -> list[str]:
     """
     known = load_migrations("postgres")
     with translated():
-        connection = await psycopg.AsyncConnection.connect(url, prepare_threshold=None)
+        connection = await psycopg.AsyncConnection.connect(
+            **connection_values(url, connect_timeout=_CONNECT_TIMEOUT)
+        )
         async with connection, connection.transaction():
             await execute(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
             await execute(connection, _TABLE)

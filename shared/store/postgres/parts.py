@@ -1,11 +1,12 @@
-"""What the parts of the PostgreSQL store share: the pool, faults, bulk inserts."""
+"""What the parts of the PostgreSQL store share: connections, faults, bulk inserts."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import psycopg
 from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
@@ -18,33 +19,94 @@ _CONFLICT = (
     errors.SerializationFailure,
     errors.UniqueViolation,
 )
-_UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, OSError)
+_UNREACHABLE = (PoolTimeout, PoolClosed, psycopg.InterfaceError, OSError)
+
+# By class of SQLSTATE. Everything else that a server says is about itself and not about the rows
+# it was given: it is shutting down, read-only, out of space, lacks a table or a right.
+_ABOUT_DATA = (
+    "22",  # data exception
+    "23",  # integrity constraint violation
+    "54",  # program limit exceeded, such as a text too long for an index
+)
+
+_DEFAULTS: dict[str, str | int] = {
+    "application_name": "correio",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+_IDLE_LIMIT = 60_000
+"""Milliseconds after which the server ends a transaction whose owner asks for nothing more."""
 
 
 @contextlib.contextmanager
-def translated() -> Any:
+def translated() -> Iterator[None]:
     """Raise PostgreSQL's faults as errors of ours; what speaks of the data passes through."""
     try:
         yield
     except _CONFLICT as error:
         raise StoreConflictError(f"PostgreSQL: {type(error).__name__}") from error
-    except _UNAVAILABLE as error:
+    except (psycopg.Error, OSError) as error:
+        if not _means_unavailable(error):
+            raise
         said = str(error).strip().splitlines()
         raise StoreUnavailableError(
             f"PostgreSQL: {type(error).__name__}: {said[0] if said else 'no details'}"
         ) from error
 
 
+def _means_unavailable(error: psycopg.Error | OSError) -> bool:
+    if isinstance(error, _UNREACHABLE):
+        return True
+    if error.sqlstate is None:  # the driver's own: either no connection, or a value it cannot send
+        return isinstance(error, psycopg.OperationalError)
+    return not error.sqlstate.startswith(_ABOUT_DATA)
+
+
+def connection_values(url: str, *, connect_timeout: float) -> dict[str, Any]:
+    """How to connect to the database of `url`; what the URL says itself has precedence.
+
+    A peer that vanished without a word is noticed after about 25 seconds. Nothing is prepared
+    and nothing set for a session, so that PgBouncer may share its connections by transaction.
+    """
+    return {
+        **_DEFAULTS,
+        "connect_timeout": max(1, int(connect_timeout)),
+        **conninfo_to_dict(url),
+        "autocommit": True,
+        "prepare_threshold": None,
+    }
+
+
+def beginning(*, lock_timeout: float) -> str:
+    """How each transaction begins. Its settings end with it.
+
+    The isolation is named because whoever waited for a lock must see what was stored meanwhile,
+    whatever the database's default is.
+
+    Args:
+        lock_timeout: seconds to wait for another transaction's lock.
+    """
+    return (
+        "BEGIN ISOLATION LEVEL READ COMMITTED; "
+        f"SET LOCAL lock_timeout = {int(lock_timeout * 1000)}; "
+        f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_LIMIT}"
+    )
+
+
 class PostgresPart:
     """A part of the store: works over the pool's connections."""
 
     _pool: AsyncConnectionPool[Connection]
+    _beginning: str
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
         """A connection in a transaction that commits at the end of the block."""
         with translated():
-            async with self._pool.connection() as connection, connection.transaction():
+            async with self._pool.connection() as connection:
+                await execute(connection, self._beginning)
                 yield connection
 
     async def _rows(self, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:

@@ -6,12 +6,19 @@ from typing import Any
 from psycopg_pool import AsyncConnectionPool
 
 from shared.config import StoreConfig
+from shared.errors import StoreUnavailableError
 from shared.store.locate import postgres_url
 from shared.store.port import Statement
 from shared.store.postgres.deliveries import PostgresDeliveries
 from shared.store.postgres.events import PostgresEvents
 from shared.store.postgres.migrate import applied
-from shared.store.postgres.parts import Connection, execute, translated
+from shared.store.postgres.parts import (
+    Connection,
+    beginning,
+    connection_values,
+    execute,
+    translated,
+)
 from shared.store.schema import load_migrations, require_current
 
 
@@ -20,22 +27,17 @@ class PostgresStore(PostgresEvents, PostgresDeliveries):
 
     def __init__(self, config: StoreConfig) -> None:
         self._known = load_migrations("postgres")
-        self._connect_timeout = config.connect_timeout
+        self._beginning = beginning(lock_timeout=config.busy_timeout)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            postgres_url(config.url),
             min_size=1,
             max_size=config.pool_size,
             timeout=config.connect_timeout,
             reconnect_timeout=config.connect_timeout,
             open=False,
             check=AsyncConnectionPool.check_connection,
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": None,
-                "connect_timeout": max(1, int(config.connect_timeout)),
-                "options": f"-c lock_timeout={int(config.busy_timeout * 1000)}",
-                "application_name": "correio",
-            },
+            kwargs=connection_values(
+                postgres_url(config.url), connect_timeout=config.connect_timeout
+            ),
         )
 
     async def start(self) -> None:
@@ -51,9 +53,10 @@ class PostgresStore(PostgresEvents, PostgresDeliveries):
                 require_current(await applied(connection), self._known)
 
     async def ping(self) -> None:
-        """Return if the database can be written to right now."""
-        async with self._transaction() as connection:
-            await execute(connection, "SELECT pg_advisory_xact_lock(-1)")
+        """Return if the database can be written to right now: a standby cannot."""
+        ((read_only,),) = await self._rows("SHOW transaction_read_only")
+        if read_only == "on":
+            raise StoreUnavailableError("PostgreSQL: the database is read-only")
 
     async def fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """See `shared.store.port.SqlStore`."""
