@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,21 +182,18 @@ async def spawned(folder: Path, **environment: str) -> AsyncIterator[Spawned]:
             await process.end(signal.SIGKILL)
 
 
-async def take(url: str, count: int) -> list[aio_pika.abc.AbstractIncomingMessage]:
-    """Take messages from the events queue until `count` different bodies have come.
-
-    Messages that come twice are returned twice.
-    """
+async def take(url: str, wanted: Collection[bytes]) -> list[aio_pika.abc.AbstractIncomingMessage]:
+    """Take messages from the events queue until every wanted body has come at least once."""
     connection = await aio_pika.connect(url, timeout=10)
     async with connection, connection.channel() as channel:
         await channel.set_qos(prefetch_count=500)
         queue = await channel.declare_queue(topology.EVENTS, passive=True)
         found: list[aio_pika.abc.AbstractIncomingMessage] = []
-        bodies: set[bytes] = set()
+        missing = set(wanted)
         async with asyncio.timeout(PATIENCE), queue.iterator() as messages:
-            while len(bodies) < count:
+            while missing:
                 message = await anext(messages)
                 await message.ack()
                 found.append(message)
-                bodies.add(message.body)
+                missing.discard(message.body)
         return found
