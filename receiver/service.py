@@ -30,6 +30,7 @@ from shared.process import run_until
 
 log = get_logger(__name__)
 
+PROXIES_FIELD: Final = "receiver.trusted_proxies"
 CLOSING: Final = 1.0
 """Seconds of the time for stopping that are left for closing spool and connection."""
 
@@ -111,9 +112,7 @@ class Receiver:
             admission=Admission(
                 config=self._config,
                 sources=lambda: self._sources,
-                proxies=read_networks(
-                    self._config.trusted_proxies, field="receiver.trusted_proxies"
-                ),
+                proxies=read_networks(self._config.trusted_proxies, field=PROXIES_FIELD),
                 clock=self._clock,
             ),
             intake=Intake(outlet=self.outlet, spool=self.spool, metrics=self.metrics),
@@ -214,5 +213,6 @@ def build(config: Config) -> Receiver | Supervisor:
         return SupervisedReceiver(config, shared_port=True, reread=load_config)
     if config.receiver.processes > 1:
         read_sources(config.source)  # better refused here than by each process
+        read_networks(config.receiver.trusted_proxies, field=PROXIES_FIELD)
         return Supervisor(config)
     return Receiver(config, reread=load_config)

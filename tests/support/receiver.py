@@ -135,9 +135,14 @@ class Spawned:
         return self.process.pid
 
     @property
+    def text(self) -> str:
+        """Its standard error since its start."""
+        return self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+
+    @property
     def lines(self) -> list[dict[str, Any]]:
         """What it has logged since its start."""
-        text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+        text = self.text
         whole = text[: text.rfind("\n") + 1].splitlines()
         return [json.loads(line) for line in whole if line.startswith("{")]
 
@@ -145,8 +150,8 @@ class Spawned:
         """The log lines of this event."""
         return [line for line in self.lines if line["event"] == event]
 
-    async def start(self) -> None:
-        """Start it and wait until it listens."""
+    async def launch(self) -> asyncio.subprocess.Process:
+        """Start it."""
         with self._log.open("w") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -155,9 +160,13 @@ class Spawned:
                 env={**os.environ, **self._environment},
                 stderr=log,
             )
-        process = self.process
+        return self.process
+
+    async def start(self) -> None:
+        """Start it and wait until it listens."""
+        process = await self.launch()
         await until(lambda: bool(self.said("receiver.listening")) or process.returncode is not None)
-        assert process.returncode is None, self._log.read_text(encoding="utf-8")
+        assert process.returncode is None, self.text
         self.port = self.said("receiver.listening")[-1]["port"]
         self._environment["CORREIO_RECEIVER__PORT"] = str(self.port)
 
