@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from shared.config import Secret, StoreConfig
 from shared.domain import aggregates
 from shared.domain.keys import AggregateKey
+from shared.store.open import open_store
 from shared.store.port import Store
 from shared.store.rows import (
     Aggregate,
@@ -230,3 +232,45 @@ async def test_the_most_overdue_is_known(filled: Store) -> None:
 async def test_a_hundred_claims_at_once_give_one_lease(filled: Store) -> None:
     won = await asyncio.gather(*(claim(filled, lease=f"L{i}") for i in range(100)))
     assert sum(won) == 1
+
+
+async def test_attempts_of_one_delivery_recorded_together_get_numbers_of_their_own(
+    filled: Store, store_url: str
+) -> None:
+    await claim(filled)
+    late = attempt(RETRYING, number=1, lease="gone", due_at=NOW + 1)
+    assert await filled.record([late, attempt(RETRYING, number=1), late]) == ["d1"]
+    assert books.fetch(store_url, "SELECT number FROM attempts ORDER BY 1") == [(1,), (2,), (3,)]
+    (one,) = await filled.load(["d1"])
+    assert (one.state, one.attempts, one.lease_until) == (RETRYING, 3, None)
+
+
+@pytest.mark.parametrize("ended", [DELIVERED, RETRYING])
+async def test_of_what_was_cancelled_meanwhile_only_a_success_counts(
+    filled: Store, store_url: str, ended: DeliveryState
+) -> None:
+    await claim(filled)
+    await filled.change([("UPDATE deliveries SET state = ? WHERE id = ?", ("cancelled", "d1"))])
+    moved = await filled.record([attempt(ended)])
+    assert moved == (["d1"] if ended is DELIVERED else [])
+    assert await state_of(filled) is (DELIVERED if ended is DELIVERED else DeliveryState.CANCELLED)
+    assert books.fetch(store_url, "SELECT count(*) FROM attempts") == [(1,)]
+
+
+async def test_workers_that_share_a_store_never_get_the_same_delivery(
+    filled: Store, store_url: str
+) -> None:
+    other = open_store(StoreConfig(url=Secret(store_url)))
+    await other.start()
+    both = (filled, other)
+    later = NOW + 1_000
+    taken = await asyncio.gather(
+        *(both[turn % 2].take_wakeups(now=later, grace=500, limit=1) for turn in range(12))
+    )
+    woken = [one.id for some in taken for one in some]
+    assert len(woken) == len(set(woken))
+    won = await asyncio.gather(
+        *(claim(both[turn % 2], "d2", lease=f"L{turn}", now=later) for turn in range(12))
+    )
+    assert sum(won) == 1
+    await other.close()

@@ -1,5 +1,6 @@
 """The callbacks worker's part of the PostgreSQL store."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from psycopg.rows import TupleRow
@@ -162,11 +163,8 @@ class PostgresDeliveries(PostgresPart):
         async with self._transaction() as connection:
             ids = sorted({one.delivery_id for one in attempts})
             await execute(connection, _LOCK, (ids,))
-            left = list(attempts)
-            while left:  # one attempt of each delivery at a time, in their order
-                first = {one.delivery_id: one for one in reversed(left)}
-                left = [one for one in left if first[one.delivery_id] is not one]
-                moved += await _record(connection, list(first.values()))
+            for turn in _turns(attempts):
+                moved += await _record(connection, turn)
             await execute(connection, _COUNT_ATTEMPTS, (ids,))
         return moved
 
@@ -216,6 +214,19 @@ class PostgresDeliveries(PostgresPart):
         )
         found: int | None = oldest
         return found
+
+
+def _turns(attempts: Sequence[AttemptRecord]) -> list[list[AttemptRecord]]:
+    """The attempts, in their order, parted so that each part has one of a delivery at most."""
+    turns: list[list[AttemptRecord]] = []
+    seen: Counter[str] = Counter()
+    for one in attempts:
+        turn = seen[one.delivery_id]
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(one)
+        seen[one.delivery_id] += 1
+    return turns
 
 
 async def _record(connection: Connection, attempts: Sequence[AttemptRecord]) -> list[str]:

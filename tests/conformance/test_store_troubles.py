@@ -1,0 +1,234 @@
+"""What a store promises when things go wrong, and when several processes share it."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from shared.config import Secret, StoreConfig
+from shared.domain.keys import AggregateKey
+from shared.errors import StoreConflictError, StoreUnavailableError
+from shared.store.open import open_store
+from shared.store.port import Store
+from shared.store.rows import Aggregate, Changes, NewQuarantined
+from tests.support import books
+
+KEY = AggregateKey("consent", "app", "c1")
+MIGRATE = """
+import asyncio, sys
+from shared.config import Secret
+from shared.store.migrate import migrate
+print(len(asyncio.run(migrate(Secret(sys.argv[1])))))
+"""
+
+Opener = Callable[..., Store]
+
+
+@pytest.fixture
+async def opener(store_url: str) -> AsyncIterator[Opener]:
+    """Makes more stores on the test's URL, as other processes would; closes them afterwards."""
+    opened: list[Store] = []
+
+    def make(*, busy_timeout: float = 5.0) -> Store:
+        config = StoreConfig(url=Secret(store_url), busy_timeout=busy_timeout)
+        opened.append(open_store(config))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        await one.close()
+
+
+only_postgres = pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
+
+
+def entry(number: str, *, content: str = "content") -> Changes:
+    return Changes(
+        quarantined=[NewQuarantined(number, "malformed", "x", "klavi", "b", 1, content, b"")]
+    )
+
+
+async def write(store: Store, changes: Changes) -> None:
+    async with store.transaction() as transaction:
+        await transaction.write(changes)
+
+
+async def bump(store: Store) -> None:
+    """Count the aggregate's version up by one."""
+    async with store.transaction() as transaction:
+        one = (await transaction.lock_aggregates([KEY]))[KEY]
+        await transaction.write(
+            Changes(aggregates=[Aggregate(one.id, KEY, one.version + 1, one.state)])
+        )
+
+
+def sessions_of(url: str, command: str) -> None:
+    """Run a command on the database of `url`, then end every session of its stores."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(command.format(name=name).encode())
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = %s AND pid <> pg_backend_pid()",
+            [name],
+        )
+
+
+async def test_one_who_gives_up_waiting_leaves_nothing_behind(opener: Opener) -> None:
+    holder, waiting = opener(), opener()
+    for one in (holder, waiting):
+        await one.start()
+    async with holder.transaction() as transaction:
+        await transaction.lock_aggregates([KEY])
+        task = asyncio.create_task(bump(waiting))
+        assert (await asyncio.wait([task], timeout=0.3))[1] == {task}
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    await bump(waiting)
+    await bump(holder)
+
+
+async def test_one_who_waits_too_long_is_told_that_the_store_is_unavailable(
+    opener: Opener, store_url: str
+) -> None:
+    holder, waiting = opener(), opener(busy_timeout=0.1)
+    for one in (holder, waiting):
+        await one.start()
+    await bump(holder)
+    async with holder.transaction() as transaction:
+        await transaction.lock_aggregates([KEY])
+        with pytest.raises(StoreUnavailableError):
+            await bump(waiting)
+    await bump(waiting)
+    assert books.fetch(store_url, "SELECT version FROM aggregates") == [(2,)]
+
+
+async def test_asked_about_nothing_a_store_answers_nothing(store: Store) -> None:
+    async with store.transaction() as transaction:
+        assert await transaction.find_events([]) == {}
+        assert await transaction.lock_aggregates([]) == {}
+        assert await transaction.histories([]) == {}
+        assert list(await transaction.reserve(0)) == []
+        await transaction.write(Changes())
+    assert await store.claim([], lease="L", now=1, lease_until=2) == []
+    assert await store.record([]) == []
+    assert await store.load([]) == []
+    await store.park({})
+    await store.release_leases([], lease="L", now=1)
+    assert await store.change([]) == []
+
+
+async def test_an_aggregate_locked_twice_in_a_transaction_is_the_same(store: Store) -> None:
+    other = AggregateKey("link", "app", "l1")
+    async with store.transaction() as transaction:
+        first = await transaction.lock_aggregates([KEY])
+        second = await transaction.lock_aggregates([KEY, other])
+    assert second[KEY] == first[KEY]
+    assert second[other].id != first[KEY].id
+
+
+async def test_statements_of_an_operator_take_effect_together(store: Store) -> None:
+    insert = "INSERT INTO endpoints (id, status, reason, changed_at) VALUES (?, 'paused', '50%', 1)"
+    with pytest.raises(StoreConflictError):
+        await store.change([(insert, ("a",)), (insert, ("a",))])
+    assert await store.fetch("SELECT id FROM endpoints") == []
+    update = "UPDATE endpoints SET reason = ? WHERE reason LIKE '50%'"
+    assert await store.change([(insert, ("a",)), (insert, ("b",)), (update, ("?",))]) == [1, 1, 2]
+    assert await store.fetch("SELECT id FROM endpoints WHERE reason = ?", ("?",)) == [
+        ("a",), ("b",)
+    ]  # fmt: skip
+
+
+async def test_processes_that_migrate_at_once_do_it_once(empty_store_url: str) -> None:
+    root = Path(__file__).parents[2]
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", MIGRATE, empty_store_url, cwd=root,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    ended = await asyncio.gather(*(one.communicate() for one in processes))
+    assert [complaints.decode() for _, complaints in ended] == [""] * 4
+    counts = sorted(int(printed) for printed, _ in ended)
+    assert counts[:3] == [0, 0, 0]
+    assert counts[3] > 0
+
+
+@only_postgres
+async def test_a_session_ended_by_the_server_loses_nothing_but_its_transaction(
+    store: Store, store_url: str
+) -> None:
+    async def ended() -> None:
+        async with store.transaction() as transaction:
+            await transaction.write(entry("lost"))
+            sessions_of(store_url, "SELECT 1")
+            await transaction.write(entry("never"))
+
+    with pytest.raises(StoreUnavailableError):
+        await ended()
+    await write(store, entry("kept"))
+    assert books.fetch(store_url, "SELECT id FROM quarantine") == [("kept",)]
+
+
+@only_postgres
+async def test_a_standby_is_unavailable_and_heals_when_promoted(
+    store: Store, store_url: str
+) -> None:
+    sessions_of(store_url, "ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with pytest.raises(StoreUnavailableError, match="read-only"):
+        await store.ping()
+    with pytest.raises(StoreUnavailableError, match="read-only"):
+        await write(store, entry("q"))
+    with psycopg.connect(store_url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(
+            f"ALTER DATABASE {connection.info.dbname} RESET default_transaction_read_only".encode()
+        )
+    sessions_of(store_url, "SELECT 1")
+    await store.ping()
+    await write(store, entry("q"))
+
+
+@only_postgres
+async def test_no_update_is_lost_whatever_isolation_the_database_prefers(
+    opener: Opener, store_url: str
+) -> None:
+    sessions_of(
+        store_url, "ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+    )
+    stores = [opener(busy_timeout=30) for _ in range(2)]
+    for one in stores:
+        await one.start()
+    await asyncio.gather(*(bump(stores[turn % 2]) for turn in range(20)))
+    assert books.fetch(store_url, "SELECT version FROM aggregates") == [(20,)]
+
+
+@only_postgres
+async def test_a_session_is_left_as_it_was_found(store: Store) -> None:
+    for _ in range(10):
+        await bump(store)
+    assert await store.fetch("SELECT name FROM pg_prepared_statements") == []
+    assert await store.fetch("SHOW lock_timeout") == [("0",)]
+    assert await store.fetch("SHOW idle_in_transaction_session_timeout") == [("0",)]
+
+
+@only_postgres
+async def test_a_text_too_long_for_an_index_is_a_fault_of_the_data(store: Store) -> None:
+    long = "".join(chr(0x4E00 + number * 7919 % 20_000) for number in range(6_000))
+    with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+        await write(store, entry("q", content=long))
+
+
+@only_postgres
+async def test_text_sorts_as_python_sorts_it(store: Store, store_url: str) -> None:
+    names = ["z", "Z", "é", "e\u0301", "a b", "a-b", "\uffff", "\U0001f600", "0", "10", "9"]
+    async with store.transaction() as transaction:
+        await transaction.lock_aggregates([AggregateKey("link", "app", one) for one in names])
+    found = books.fetch(store_url, "SELECT key FROM aggregates ORDER BY kind, partner_app_id, key")
+    assert [one for (one,) in found] == sorted(names)
