@@ -62,25 +62,26 @@ def document(config: ReceiverConfig) -> dict[str, Any]:
 
 
 def _post(config: ReceiverConfig) -> dict[str, Any]:
-    batch = {"type": "array", "maxItems": config.max_events}
     return {
         "operationId": "deliver",
         "summary": "Deliver an array of events, or one event.",
         "description": (
-            f"At most {config.max_body_bytes} bytes, also when decompressed, nested at most "
-            f"{config.max_depth} levels deep. An empty body is accepted without a signature. "
+            f"At most {config.max_events} events and {config.max_body_bytes} bytes, also when "
+            f"decompressed, nested at most {config.max_depth} levels deep. An empty body is "
+            "accepted without a signature. "
             "Elements are not judged here: whatever is wrong with one of them harms no other."
         ),
         "parameters": [
             {
                 "name": signature.HEADER,
                 "in": "header",
-                "description": "Lower-case hex HMAC-SHA256 of the body's bytes.",
-                "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                "description": "Lower-case hex HMAC-SHA256 of the body's bytes; an empty body "
+                "and a source without secrets need none.",
+                "schema": {"type": "string"},
             }
         ],
         "requestBody": {
-            "content": {"application/json": {"schema": {"oneOf": [batch, {"type": "object"}]}}},
+            "content": {"application/json": {"schema": {"type": ["array", "object"]}}},
         },
         "responses": {"200": _ACCEPTED_ANSWER, **_refusals(_REFUSED_POST)},
     }

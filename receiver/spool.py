@@ -28,7 +28,7 @@ from shared.logs import get_logger
 
 log = get_logger(__name__)
 
-ADOPTED_MAX: Final = 8
+ADOPTED_MAX: Final = 32
 """Files of others that are open at once; each costs a thread."""
 SHUN_SECONDS: Final = 60.0
 """For how long a file that the disk fails on is left alone."""
@@ -180,6 +180,7 @@ class Spool:
             self._adopted.remove(opened)
             await opened.file.close()
             opened.owned.remove()
+            await self.adopt()
 
     async def adopt(self) -> None:
         """Take on files whose owner has gone; begin a file of our own if there is none."""

@@ -120,6 +120,20 @@ async def test_a_file_has_one_owner_and_is_adopted_once_it_has_none(tmp_path: Pa
         assert len(files(tmp_path, "spool-*.db")) == 1
 
 
+async def test_however_many_files_are_left_all_are_drained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.spool.ADOPTED_MAX", 2)
+    for number in range(7):
+        async with Opened(tmp_path / str(number)) as left:
+            await left.spool.append(batch(number))
+    (tmp_path / "all").mkdir()
+    for path in files(tmp_path, "*/spool-*.db"):
+        path.rename(tmp_path / "all" / path.name)
+    async with Opened(tmp_path / "all") as living:
+        assert await taken(living.spool) == ids(7)
+
+
 async def test_an_empty_file_that_is_left_is_tidied_away(tmp_path: Path) -> None:
     async with Opened(tmp_path) as living:
         async with Opened(tmp_path):
