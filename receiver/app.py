@@ -1,7 +1,5 @@
 """HTTP: every request gets its answer here."""
 
-from typing import Final
-
 import orjson
 from aiohttp import hdrs, web
 
@@ -10,14 +8,13 @@ from receiver.admission import Admission
 from receiver.body import Budget
 from receiver.intake import Intake
 from receiver.metrics import Metrics
-from receiver.problems import ALLOWED_METHODS, MEDIA_TYPE, Reason, Refusal
+from receiver.problems import ALLOWED_METHODS, Reason, Refusal
+from receiver.responses import accepted, found, options, refused
 from shared.clock import Clock
 from shared.config import ReceiverConfig
 from shared.logs import get_logger
 
 log = get_logger(__name__)
-
-JSON: Final = "application/json"
 
 
 class App:
@@ -54,39 +51,40 @@ class App:
                 return await self._receive(request, name)
             case hdrs.METH_GET | hdrs.METH_HEAD:
                 source = self._admission.find(request, name)
-                return self._refuse(source) if isinstance(source, Refusal) else _accepted(0)
+                return self._refuse(source) if isinstance(source, Refusal) else accepted(0)
             case hdrs.METH_OPTIONS:
-                return web.Response(status=204, headers={"Allow": ALLOWED_METHODS})
+                return options(ALLOWED_METHODS)
             case _:
-                return self._refuse(_wrong_method(ALLOWED_METHODS), Allow=ALLOWED_METHODS)
+                return self._refuse_method(ALLOWED_METHODS)
 
     def _describe(self, request: web.BaseRequest) -> web.StreamResponse:
         match request.method:
             case hdrs.METH_GET | hdrs.METH_HEAD:
-                return web.Response(body=self._document, content_type=JSON)
+                return found(self._document)
             case hdrs.METH_OPTIONS:
-                return web.Response(status=204, headers={"Allow": openapi.ALLOWED_METHODS})
+                return options(openapi.ALLOWED_METHODS)
             case _:
-                refusal = _wrong_method(openapi.ALLOWED_METHODS)
-                return self._refuse(refusal, Allow=openapi.ALLOWED_METHODS)
+                return self._refuse_method(openapi.ALLOWED_METHODS)
 
     async def _receive(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         began = self._clock.monotonic()
         with self._budget.hold() as held:
             batch = await self._admission.admit(request, name, held)
             if isinstance(batch, Refusal):
-                return self._refuse(batch, began)
+                return self._refuse_batch(batch, began)
             if not batch.events:
-                return _accepted(0)
+                return accepted(0)
             if self.in_flight >= self._max_in_flight:
-                return self._refuse(Refusal(Reason.OVERLOADED, "too many batches at once"), began)
+                return self._refuse_batch(
+                    Refusal(Reason.OVERLOADED, "too many batches at once"), began
+                )
             self.in_flight += 1
             try:
                 route = await self._intake.accept(batch)
             finally:
                 self.in_flight -= 1
         if isinstance(route, Refusal):
-            return self._refuse(route, began)
+            return self._refuse_batch(route, began)
         count = len(batch.events)
         self._metrics.accepted(route, count)
         log.info(
@@ -97,38 +95,30 @@ class App:
             outcome=route.value,
             duration_ms=self._observe(began),
         )
-        return _accepted(count)
+        return accepted(count)
 
-    def _refuse(
-        self, refusal: Refusal, began: float | None = None, **headers: str
-    ) -> web.StreamResponse:
-        """The answer to a request that is not accepted; `began` when it carried a batch."""
+    def _refuse(self, refusal: Refusal, *, allowed: str | None = None) -> web.StreamResponse:
+        """The answer to a request that carries no batch and is not accepted."""
+        self._metrics.refused(refusal.reason)
+        log.info("request.refused", reason=refusal.reason.value, status=refusal.status)
+        return refused(refusal, allowed=allowed)
+
+    def _refuse_method(self, allowed: str) -> web.StreamResponse:
+        return self._refuse(Refusal(Reason.METHOD, f"allowed here: {allowed}"), allowed=allowed)
+
+    def _refuse_batch(self, refusal: Refusal, began: float) -> web.StreamResponse:
+        """The answer to a batch that is not accepted."""
         self._metrics.refused(refusal.reason)
         log.info(
-            "batch.refused" if began is not None else "request.refused",
+            "batch.refused",
             reason=refusal.reason.value,
             status=refusal.status,
-            duration_ms=self._observe(began) if began is not None else None,
+            duration_ms=self._observe(began),
         )
-        response = web.Response(
-            status=refusal.status,
-            body=refusal.body(),
-            headers={"Content-Type": MEDIA_TYPE, **refusal.headers, **headers},
-        )
-        if refusal.closes:
-            response.force_close()
-        return response
+        return refused(refusal)
 
     def _observe(self, began: float) -> float:
         """Record how long a batch took; returns it in milliseconds."""
         seconds = self._clock.monotonic() - began
         self._metrics.answer_seconds.observe(seconds)
         return round(seconds * 1000, 1)
-
-
-def _accepted(count: int) -> web.Response:
-    return web.Response(body=b'{"accepted":%d}' % count, content_type=JSON)
-
-
-def _wrong_method(allowed: str) -> Refusal:
-    return Refusal(Reason.METHOD, f"allowed here: {allowed}")

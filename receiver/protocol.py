@@ -13,7 +13,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from receiver.metrics import Metrics
-from receiver.problems import MEDIA_TYPE, Reason, Refusal
+from receiver.problems import Reason, Refusal
+from receiver.responses import refused, refused_raw
 from shared.config import ReceiverConfig
 from shared.logs import get_logger
 
@@ -74,7 +75,7 @@ class GuardedConnection(RequestHandler):
         if self._server.open >= self._server.config.max_connections:
             refusal = Refusal(Reason.OVERLOADED, "too many connections")
             self._server.metrics.refused(refusal.reason)
-            transport.write(render(refusal))
+            transport.write(refused_raw(refusal))
             transport.close()
             return
         self._admitted = True
@@ -119,11 +120,7 @@ class GuardedConnection(RequestHandler):
             refusal = Refusal(Reason.FAULT, "a fault of the receiver; nothing was accepted")
             log.error("request.failed", error_type=type(exc).__qualname__)
         self._server.metrics.refused(refusal.reason)
-        response = web.Response(
-            status=refusal.status, body=refusal.body(), headers={"Content-Type": MEDIA_TYPE}
-        )
-        response.force_close()
-        return response
+        return refused(refusal)
 
     @property
     def _idle(self) -> bool:
@@ -147,18 +144,5 @@ class GuardedConnection(RequestHandler):
         if self._head_begun:
             refusal = Refusal(Reason.TIMEOUT, "the head of the request did not arrive in time")
             self._server.metrics.refused(refusal.reason)
-            self.transport.write(render(refusal))
+            self.transport.write(refused_raw(refusal))
         self.force_close()
-
-
-def render(refusal: Refusal) -> bytes:
-    """A whole HTTP/1.1 answer, for where there is no request to answer."""
-    body = refusal.body()
-    head = {
-        "Content-Type": MEDIA_TYPE,
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-        **refusal.headers,
-    }
-    lines = [f"HTTP/1.1 {refusal.status} {refusal.title}", *(f"{n}: {v}" for n, v in head.items())]
-    return "\r\n".join([*lines, "", ""]).encode() + body
