@@ -145,7 +145,8 @@ class PostgresDeliveries(PostgresPart):
 
     async def load(self, ids: Collection[str]) -> list[Delivery]:
         """See `shared.store.port.DeliveryStore`."""
-        return [_delivery(row) for row in await self._rows(_LOAD, (list(ids),))]
+        async with self._transaction() as connection:
+            return [_delivery(row) for row in await rows(connection, _LOAD, (list(ids),))]
 
     async def claim(
         self, ids: Collection[str], *, lease: str, now: int, lease_until: int

@@ -39,6 +39,17 @@ _DEFAULTS: dict[str, str | int] = {
 _IDLE_LIMIT = 60_000
 """Milliseconds after which the server ends a transaction whose owner asks for nothing more."""
 
+_BY_KEY = "; ".join(
+    f"SET LOCAL {one} = off"
+    for one in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
+)
+"""Keeps the planner from reading a whole table for the sake of a few hundred keys.
+
+It prefers to, by its costs, for tables of some ten thousand rows and wherever its statistics lag
+behind the growth: 20 to 30 ms a statement where looking up each key by its index takes 1 to 6.
+A statement that has no index to use still runs, at a price that would call the compiler in.
+"""
+
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
@@ -91,7 +102,7 @@ def beginning(*, lock_timeout: float) -> str:
     return (
         "BEGIN ISOLATION LEVEL READ COMMITTED; "
         f"SET LOCAL lock_timeout = {int(lock_timeout * 1000)}; "
-        f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_LIMIT}"
+        f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_LIMIT}; {_BY_KEY}"
     )
 
 
@@ -110,6 +121,7 @@ class PostgresPart:
                 yield connection
 
     async def _rows(self, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:
+        """A query in no transaction, for which the planner is free to choose its way."""
         with translated():
             async with self._pool.connection() as connection:
                 return await rows(connection, query, values)
