@@ -11,10 +11,12 @@ import pytest
 
 from shared.config import Secret, StoreConfig
 from shared.domain.keys import AggregateKey
-from shared.errors import StoreConflictError, StoreUnavailableError
+from shared.errors import SchemaError, StoreConflictError, StoreUnavailableError
+from shared.store.migrate import migrate
 from shared.store.open import open_store
 from shared.store.port import Store
 from shared.store.rows import Aggregate, Changes, NewQuarantined
+from shared.store.schema import load_migrations
 from tests.support import books
 
 KEY = AggregateKey("consent", "app", "c1")
@@ -232,3 +234,32 @@ async def test_text_sorts_as_python_sorts_it(store: Store, store_url: str) -> No
         await transaction.lock_aggregates([AggregateKey("link", "app", one) for one in names])
     found = books.fetch(store_url, "SELECT key FROM aggregates ORDER BY kind, partner_app_id, key")
     assert [one for (one,) in found] == sorted(names)
+
+
+@only_postgres
+async def test_a_new_event_of_an_aggregate_touches_none_of_its_indexes(
+    store: Store, store_url: str
+) -> None:
+    await bump(store)
+    with psycopg.connect(store_url) as connection:
+        connection.execute(
+            "UPDATE aggregates SET version = 2, status = 'REVOKED', conflict = 1, touched_at = 9, "
+            "updated_at = 9, state = 'x'"
+        )
+        in_place = connection.execute(
+            "SELECT pg_stat_get_xact_tuples_hot_updated('aggregates'::regclass)"
+        ).fetchone()
+    assert in_place == (1,)
+
+
+@only_postgres
+async def test_a_store_of_an_older_release_is_refused_until_it_is_migrated(
+    opener: Opener, store_url: str
+) -> None:
+    newest = load_migrations("postgres")[-1]
+    with psycopg.connect(store_url) as connection:
+        connection.execute("DELETE FROM schema_migrations WHERE version = %s", [newest.version])
+    with pytest.raises(SchemaError, match=f"lacks {newest.name}; run `correio migrate`"):
+        await opener().start()
+    assert await migrate(Secret(store_url)) == [newest.name]
+    await opener().start()

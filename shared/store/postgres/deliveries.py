@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from psycopg.rows import TupleRow
 
 from shared.domain.keys import AggregateKey
+from shared.store.postgres.columns import columns
 from shared.store.postgres.parts import Connection, PostgresPart, execute, insert_all, rows
 from shared.store.rows import (
     AttemptRecord,
@@ -250,8 +251,7 @@ async def _record(connection: Connection, attempts: Sequence[AttemptRecord]) -> 
         )
         for one in attempts
     ]  # fmt: skip
-    columns = [list(column) for column in zip(*moves, strict=True)]
-    moved = [one for (one,) in await rows(connection, _MOVE, columns)]
+    moved = [one for (one,) in await rows(connection, _MOVE, columns(moves))]
     await insert_all(connection, _FREE, [(one.delivery_id, one.lease) for one in attempts])
     return moved
 

@@ -10,6 +10,7 @@ from shared.domain.aggregates import decode_fact, decode_state, encode, link_of,
 from shared.domain.consent import ConsentState
 from shared.domain.keys import AggregateKey, Position
 from shared.domain.product_request import ProductRequestState
+from shared.store.postgres.columns import Blobs, Texts
 from shared.store.postgres.parts import Connection, PostgresPart, execute, insert, insert_all, rows
 from shared.store.rows import (
     Aggregate,
@@ -128,14 +129,14 @@ WHERE settles = 1 AND touched_at <= %s ORDER BY touched_at LIMIT %s
 
 
 class PostgresEventTransaction:
-    """One transaction; each method is one round trip, `lock_aggregates` two."""
+    """One transaction; each method is one round trip."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def find_events(self, refs: Collection[EventRef]) -> dict[EventRef, list[KnownEvent]]:
         """See `shared.store.port.EventTransaction`."""
-        apps, ids = [one.partner_app_id for one in refs], [one.event_id for one in refs]
+        apps, ids = Texts(one.partner_app_id for one in refs), Texts(one.event_id for one in refs)
         found: dict[EventRef, list[KnownEvent]] = {}
         for app, event_id, *known in await rows(self._connection, _FIND_EVENTS, (apps, ids)):
             found.setdefault(EventRef(app, event_id), []).append(KnownEvent(*known))
@@ -145,11 +146,13 @@ class PostgresEventTransaction:
         self, keys: Collection[AggregateKey]
     ) -> dict[AggregateKey, Aggregate]:
         """See `shared.store.port.EventTransaction`."""
-        kinds = [str(one.kind) for one in keys]
-        apps, ids = [one.partner_app_id for one in keys], [one.id for one in keys]
-        blank = [encode(aggregates.initial(one.kind)) for one in keys]
-        await execute(self._connection, _MAKE_AGGREGATES, (kinds, apps, ids, blank))
-        found = await rows(self._connection, _LOCK_AGGREGATES, (kinds, apps, ids))
+        kinds, ids = Texts(one.kind for one in keys), Texts(one.id for one in keys)
+        apps = Texts(one.partner_app_id for one in keys)
+        blank = Blobs(encode(aggregates.initial(one.kind)) for one in keys)
+        async with self._connection.pipeline():
+            await execute(self._connection, _MAKE_AGGREGATES, (kinds, apps, ids, blank))
+            locking = await execute(self._connection, _LOCK_AGGREGATES, (kinds, apps, ids))
+        found = await locking.fetchall()
         locked: dict[AggregateKey, Aggregate] = {}
         for number, kind, app, name, version, state in found:
             key = AggregateKey(kind, app, name)

@@ -11,6 +11,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from shared.errors import StoreConflictError, StoreUnavailableError
+from shared.store.postgres.columns import columns
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -160,6 +161,4 @@ async def insert_all(
 ) -> None:
     """Run a statement made by `insert` for these rows; none is no work."""
     if records:
-        await execute(
-            connection, statement, [list(column) for column in zip(*records, strict=True)]
-        )
+        await execute(connection, statement, columns(records))

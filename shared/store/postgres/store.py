@@ -9,6 +9,7 @@ from shared.config import StoreConfig
 from shared.errors import StoreUnavailableError
 from shared.store.locate import postgres_url
 from shared.store.port import Statement
+from shared.store.postgres.columns import register
 from shared.store.postgres.deliveries import PostgresDeliveries
 from shared.store.postgres.events import PostgresEvents
 from shared.store.postgres.migrate import applied
@@ -34,6 +35,7 @@ class PostgresStore(PostgresEvents, PostgresDeliveries):
             timeout=config.connect_timeout,
             reconnect_timeout=config.connect_timeout,
             open=False,
+            configure=_configure,
             check=AsyncConnectionPool.check_connection,
             kwargs=connection_values(
                 postgres_url(config.url), connect_timeout=config.connect_timeout
@@ -73,6 +75,10 @@ class PostgresStore(PostgresEvents, PostgresDeliveries):
     async def close(self) -> None:
         """Disconnect."""
         await self._pool.close()
+
+
+async def _configure(connection: Connection) -> None:
+    register(connection)
 
 
 def _marks(query: str) -> str:

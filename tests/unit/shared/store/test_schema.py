@@ -43,8 +43,3 @@ def test_a_migration_changed_after_it_was_applied_is_refused() -> None:
 def test_shipped_migrations_count_up_without_a_gap(dialect: str) -> None:
     versions = [one.version for one in load_migrations(dialect)]
     assert versions == list(range(1, len(versions) + 1))
-
-
-def test_both_databases_have_the_same_steps() -> None:
-    names = [[one.name for one in load_migrations(dialect)] for dialect in ("sqlite", "postgres")]
-    assert names[0] == names[1]
