@@ -161,7 +161,7 @@ class Receiver:
             await self.server.stop(grace=max(0.0, self._config.shutdown_timeout - CLOSING))
         finally:
             background.cancel()
-            await asyncio.gather(background, return_exceptions=True)
+            await asyncio.wait([background], timeout=CLOSING)  # never wait for a broker
             await self.spool.close()
 
     async def _work(self) -> None:

@@ -37,6 +37,7 @@ async def keep_connected(config: BrokerConfig, *, name: str, session: Session) -
     """
 
     def lost(retry: RetryCallState) -> None:
+        _heed_cancellation()
         error = retry.outcome.exception() if retry.outcome else None
         said = str(translate(error)) if error else None
         log.warning("broker.unavailable", worker=name, error=said, attempt=retry.attempt_number)
@@ -50,6 +51,18 @@ async def keep_connected(config: BrokerConfig, *, name: str, session: Session) -
         ):
             with attempt:
                 await _connect_and_serve(config, name=name, session=session)
+        _heed_cancellation()
+
+
+def _heed_cancellation() -> None:
+    """Raise the cancellation that was swallowed on the way, if there was one.
+
+    ``asyncio.wait_for`` of Python 3.11, which aiormq connects with, loses a cancellation that
+    arrives together with the outcome.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Session) -> None:

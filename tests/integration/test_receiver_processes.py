@@ -12,15 +12,19 @@ from tests.support.receiver import Spawned, spawned, until
 
 
 def children(receiver: Spawned) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(receiver.pid).children()
-        if child.status() != psutil.STATUS_ZOMBIE
-    ]
+    return alive(psutil.Process(receiver.pid).children())
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.is_running()]
+    """Those that have not ended; who has, may still wait for somebody to take note of it."""
+    return [process for process in processes if lives(process)]
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def listening(receiver: Spawned, count: int) -> None:
