@@ -12,6 +12,7 @@ from shared.logs import get_logger
 log = get_logger(__name__)
 
 GROUP_EVENTS: Final = 500
+"""Events sent together; half as many after each failure, for a broker that is merely slow."""
 GROUP_BYTES: Final = 1_048_576
 ADOPT_INTERVAL: Final = 5.0
 """Seconds between two looks for files whose owner has gone."""
@@ -42,6 +43,7 @@ class Drain:
         self._rate = rate
         self._interval = interval
         self._metrics = metrics
+        self._group_events = GROUP_EVENTS
 
     async def run(self) -> None:
         """Drain, and look after files that lost their owner, until cancelled."""
@@ -67,14 +69,16 @@ class Drain:
 
     async def _move(self) -> int:
         """Send the oldest group; returns how many events the broker has taken over."""
-        group = await self._spool.head(max_events=GROUP_EVENTS, max_bytes=GROUP_BYTES)
+        group = await self._spool.head(max_events=self._group_events, max_bytes=GROUP_BYTES)
         if group is None:
             return 0
         if self._outlet.circuit_open and not await self._probe(group):
             return 0
         messages = [message for stored in group.stored for message in messages_of(stored.batch)]
         if not await self._outlet.send(messages):
+            self._group_events = max(1, self._group_events // 2)
             return 0
+        self._group_events = min(GROUP_EVENTS, self._group_events * 2)
         await self._spool.settle(group)
         self._metrics.spool_drained.inc(len(messages))
         held = self._spool.totals

@@ -130,8 +130,13 @@ async def test_no_trouble_of_the_broker_costs_an_event(
     await survives(node, url, tmp_path, trouble)
 
 
-async def test_a_deleted_queue_is_made_again(node: PrivateBroker, url: str, tmp_path: Path) -> None:
-    async with running(settings(tmp_path, broker=url)) as receiver:
+async def test_a_deleted_queue_is_made_again(url: str, tmp_path: Path) -> None:
+    await loses_its_queue(url, tmp_path)
+
+
+async def loses_its_queue(url: str, folder: Path) -> None:
+    """Every batch after the loss is answered 200 in time and arrives in the new queue."""
+    async with running(settings(folder / "spool", broker=url)) as receiver:
         await until(lambda: receiver.outlet.connected)
         async with connected(receiver) as client:
             source = Source(client)
@@ -141,6 +146,7 @@ async def test_a_deleted_queue_is_made_again(node: PrivateBroker, url: str, tmp_
             await until(drained(receiver))
             await source.send()
         assert source.statuses == {200}
+        assert max(source.seconds) < DEADLINE
     await all_arrived(url, source)
 
 
@@ -253,6 +259,13 @@ async def test_ten_troubles_of_each_kind_cost_no_event(
 ) -> None:
     for number in range(10):
         await survives(node, url, tmp_path / str(number), trouble)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(300)
+async def test_ten_deleted_queues_cost_no_event(url: str, tmp_path: Path) -> None:
+    for number in range(10):
+        await loses_its_queue(url, tmp_path / str(number))
 
 
 @pytest.mark.deep
