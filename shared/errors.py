@@ -43,3 +43,7 @@ class TopologyError(CorreioError):
 
 class StoreDamagedError(CorreioError):
     """A database file is not what it should be: torn, overwritten, or no database at all."""
+
+
+STORE_AWAY = (StoreUnavailableError, StoreDamagedError)
+"""The store cannot work, whatever it is asked: pause until somebody has mended it."""

@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractConnection
 from msgspec import Struct
 
 from shared.broker import topology
-from shared.broker.connection import SETUP_TIMEOUT, close, first_of, keep_connected, lost
+from shared.broker.connection import SETUP_TIMEOUT, close, first_of, keep_connected
 from shared.broker.faults import LOST
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError
@@ -90,9 +90,6 @@ class BatchConsumer:
         self._buffer: deque[Received] = deque()
         self._arrived = asyncio.Event()
         self._subscription: _Subscription | None = None
-        self._wanted = asyncio.Event()
-        self._wanted.set()
-        self._unwanted = asyncio.Event()
 
     @property
     def consuming(self) -> bool:
@@ -107,16 +104,6 @@ class BatchConsumer:
     async def run(self) -> None:
         """Keep consuming until cancelled."""
         await keep_connected(self._config, name=self._name, session=self._serve)
-
-    def pause(self) -> None:
-        """Give everything not yet taken back to the broker and take no more until `resume`."""
-        self._wanted.clear()
-        self._unwanted.set()
-
-    def resume(self) -> None:
-        """Consume again after `pause`."""
-        self._unwanted.clear()
-        self._wanted.set()
 
     async def take(self, *, limit: int, linger: float) -> Batch:
         """Wait for a message, then return what is at hand within `linger` seconds.
@@ -133,18 +120,28 @@ class BatchConsumer:
             return await self.take(limit=limit, linger=linger)
         return Batch(messages, self._subscription)
 
+    async def take_until(self, stop: asyncio.Event, *, limit: int, linger: float) -> Batch | None:
+        """Like `take`, but None once `stop` is set while there was nothing to take."""
+        take = asyncio.ensure_future(self.take(limit=limit, linger=linger))
+        await first_of(stop.wait(), asyncio.shield(take))
+        if take.done():
+            return take.result()
+        take.cancel()
+        return None
+
     async def _serve(self, connection: AbstractConnection) -> None:
         """Consume over this connection until it, or the consumer on it, is lost."""
         async with asyncio.timeout(SETUP_TIMEOUT):
             await topology.require(connection, self._queue, self._config)
         while True:
-            await first_of(self._wanted.wait(), lost(connection))
-            if not self._wanted.is_set():
-                return
             await self._consume(connection)
 
     async def _consume(self, connection: AbstractConnection) -> None:
-        """Consume on a channel of its own; returns when it is lost, or no longer wanted."""
+        """Consume on a channel of its own; returns when it has been silent for long.
+
+        Raises:
+            BrokerUnavailableError: the channel, or the consumer on it, was lost.
+        """
         async with asyncio.timeout(SETUP_TIMEOUT):
             outer = await connection.channel(publisher_confirms=False)
             channel = await outer.get_underlay_channel()
@@ -153,6 +150,8 @@ class BatchConsumer:
         subscription = _Subscription(channel)
 
         async def collect(message: aiormq.abc.DeliveredMessage) -> None:
+            if self._subscription is not subscription:
+                return  # of a channel that has gone: its number means another message by now
             subscription.delivered(message.delivery_tag or 0)
             self._buffer.append(
                 Received(
@@ -170,7 +169,7 @@ class BatchConsumer:
         try:
             async with asyncio.timeout(SETUP_TIMEOUT):
                 await channel.basic_consume(self._queue, collect)
-            await first_of(lost_consumer, self._unwanted.wait(), subscription.idle())
+            await first_of(lost_consumer, subscription.idle())
             if lost_consumer.done() and not lost_consumer.cancelled():
                 raise BrokerUnavailableError("the consumer was lost")
         finally:

@@ -203,15 +203,13 @@ async def test_it_does_not_start_without_knowing_its_work(tmp_path: Path) -> Non
         assert (made.returncode, text) == (2, b"usage: python -m worker events|callbacks\n")
 
 
-async def test_a_consumer_told_to_stop_while_it_pauses_stops(broker_url: str) -> None:
+async def test_a_consumer_told_to_stop_stops_whatever_it_is_at(broker_url: str) -> None:
     await topology.declare(broker_url)
-    for number in range(20):
+    for number in range(40):
         consumer = BatchConsumer(
             BrokerConfig(url=Secret(broker_url)), name="t", queue=topology.CALLBACKS, prefetch=1
         )
         task = asyncio.create_task(consumer.run())
-        await until(lambda one=consumer: one.consuming)  # type: ignore[misc] - bound on purpose
-        consumer.pause()
         for _ in range(number):
             await asyncio.sleep(0)
         task.cancel()

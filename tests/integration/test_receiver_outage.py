@@ -194,10 +194,12 @@ async def test_it_stops_on_sigterm_and_keeps_what_it_holds(
         for _ in range(5):
             await source.send()
         assert await receiver.end(signal.SIGTERM) == 0
-    async with running(settings(tmp_path / "spool", broker=url)) as successor:
+    spool = tmp_path / "spool"
+    async with running(settings(spool, broker=url)) as successor:
         await until(drained(successor))
+        await until(lambda: len(list(spool.glob("*.db"))) == 1)  # its own; the adopted one is gone
     await all_arrived(url, source)
-    assert list((tmp_path / "spool").iterdir()) == []
+    assert list(spool.iterdir()) == []
 
 
 async def killed_at_random(

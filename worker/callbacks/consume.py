@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from shared.broker.connection import first_of
-from shared.broker.consumer import Batch, BatchConsumer
+from shared.broker.consumer import BatchConsumer
 from shared.logs import get_logger
 from shared.store.rows import Delivery, DeliveryState
 from worker.callbacks import metrics
@@ -61,32 +61,29 @@ class Intake:
     async def run(self, stop: asyncio.Event) -> None:
         """Take batches until `stop` is set."""
         while not stop.is_set():
-            batch = await self._take(stop)
+            batch = await self._consumer.take_until(
+                stop, limit=self._means.config.prefetch, linger=LINGER
+            )
             if batch is None:
                 return
-            try:
-                await self.sort([one.body.decode("ascii", "replace") for one in batch.messages])
-            except TRANSIENT as error:
-                await self._pause(stop, error)
-            else:
+            ids = [one.body.decode("ascii", "replace") for one in batch.messages]
+            if await self._sorted(ids, stop):
                 await batch.ack()
 
-    async def _take(self, stop: asyncio.Event) -> Batch | None:
-        take = asyncio.ensure_future(
-            self._consumer.take(limit=self._means.config.prefetch, linger=LINGER)
-        )
-        await first_of(stop.wait(), asyncio.shield(take))
-        if take.done():
-            return take.result()
-        take.cancel()
-        return None
+    async def _sorted(self, ids: Sequence[str], stop: asyncio.Event) -> bool:
+        """Sort a batch, however long the store is away; False if `stop` came first.
 
-    async def _pause(self, stop: asyncio.Event, error: Exception) -> None:
-        """Give the messages back and take none until the store answers again."""
-        self._consumer.pause()
-        await first_of(stop.wait(), self._means.patience.recovered(error))
-        if not stop.is_set():
-            self._consumer.resume()
+        The messages are not returned meanwhile: each return counts towards the limit at which
+        the broker takes a message for poison.
+        """
+        while not stop.is_set():
+            try:
+                await self.sort(ids)
+            except TRANSIENT as error:
+                await first_of(stop.wait(), self._means.patience.recovered(error))
+            else:
+                return True
+        return False
 
     async def sort(self, ids: Sequence[str]) -> None:
         """Put each delivery into its lane, a delay queue, or back into the store.

@@ -112,9 +112,9 @@ class CallbacksService:
 
     async def _work(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
+            consuming = group.create_task(self._consumer.run())
             background = [
-                group.create_task(part)
-                for part in (self._publisher.run(), self._consumer.run(), self._recorder.run())
+                group.create_task(part) for part in (self._publisher.run(), self._recorder.run())
             ]
             loops = [
                 group.create_task(part.run(stop))
@@ -124,13 +124,13 @@ class CallbacksService:
             await asyncio.wait(loops, timeout=LEAVING)
             for task in loops:
                 task.cancel()  # one that waits for a broker that does not answer
+            consuming.cancel()  # others get what we have not taken
             await self._finish()
             for task in background:
                 task.cancel()
 
     async def _finish(self) -> None:
         """Leave nothing behind that another worker would have to wait for."""
-        self._consumer.pause()
         try:
             async with asyncio.timeout(FINISHING + CLOSING):
                 await self._dispatcher.stop(grace=FINISHING)

@@ -14,7 +14,7 @@ from shared.config import Config
 from shared.domain.events import Reason
 from shared.domain.keys import AggregateKey
 from shared.domain.product_request import ProductRequestState, settle
-from shared.errors import StoreConflictError, StoreUnavailableError
+from shared.errors import STORE_AWAY, StoreConflictError
 from shared.fanout import Subscriptions
 from shared.logs import get_logger
 from shared.store.port import EventStore
@@ -49,7 +49,7 @@ class Applier:
         """
         try:
             await self._apply_together(arrivals)
-        except StoreUnavailableError:
+        except STORE_AWAY:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the others
             log.warning("events.refused", count=len(arrivals), error_type=type(error).__name__)

@@ -3,13 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    wait_random_exponential,
+)
 
 from shared.broker.connection import first_of
 from shared.broker.consumer import Batch, BatchConsumer
 from shared.clock import Clock
 from shared.config import EventsConfig
-from shared.errors import StoreUnavailableError
+from shared.errors import STORE_AWAY
 from shared.logs import get_logger
 from worker.events import metrics
 from worker.events.arrivals import Arrival, from_message
@@ -23,60 +28,53 @@ class Pipeline:
     """Moves one queue's messages through `apply`, in order, until told to stop."""
 
     def __init__(
-        self,
-        consumer: BatchConsumer,
-        apply: Apply,
-        *,
-        ping: Callable[[], Awaitable[None]],
-        config: EventsConfig,
-        clock: Clock,
+        self, consumer: BatchConsumer, apply: Apply, *, config: EventsConfig, clock: Clock
     ) -> None:
         self._consumer = consumer
         self._apply = apply
-        self._ping = ping
         self._config = config
         self._clock = clock
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set and the batch in hand is done."""
         while not stop.is_set():
-            batch = await self._take(stop)
-            if batch is None:
-                return
-            arrivals = [from_message(one, now=self._clock.now()) for one in batch.messages]
-            try:
-                await self._apply(arrivals)
-            except StoreUnavailableError as error:
-                log.warning("store.unavailable", error=str(error))
-                await self._pause(stop)
-            else:
+            batch = await self._consumer.take_until(
+                stop, limit=self._config.batch_max, linger=self._config.linger
+            )
+            if batch is not None and await self._applied(batch, stop):
                 await batch.ack()
 
-    async def _take(self, stop: asyncio.Event) -> Batch | None:
-        take = asyncio.ensure_future(
-            self._consumer.take(limit=self._config.batch_max, linger=self._config.linger)
-        )
-        await first_of(stop.wait(), asyncio.shield(take))
-        if take.done():
-            return take.result()
-        take.cancel()
-        return None
+    async def _applied(self, batch: Batch, stop: asyncio.Event) -> bool:
+        """Apply one batch, however long the store is away; False if `stop` came first.
 
-    async def _pause(self, stop: asyncio.Event) -> None:
-        """Give all messages back and take none until the store answers again."""
-        self._consumer.pause()
-        metrics.PAUSED.set(1)
-        await first_of(stop.wait(), self._store_answers())
-        metrics.PAUSED.set(0)
-        if not stop.is_set():
-            self._consumer.resume()
-            log.info("store.available")
+        Meanwhile nothing more is taken, and the batch stays unacknowledged. It is not returned
+        to the broker: each return would count towards the limit at which a message is taken for
+        poison, and an outage is no fault of the message.
+        """
+        arrivals = [from_message(one, now=self._clock.now()) for one in batch.messages]
 
-    async def _store_answers(self) -> None:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailableError),
-            wait=wait_random_exponential(multiplier=0.1, max=self._config.pause_max),
-            sleep=self._clock.sleep,
-        ):
-            with attempt:
-                await self._ping()
+        async def pause(seconds: float) -> None:
+            await first_of(stop.wait(), self._clock.sleep(seconds))
+
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(STORE_AWAY),
+                wait=wait_random_exponential(multiplier=0.1, max=self._config.pause_max),
+                stop=lambda _: stop.is_set(),
+                sleep=pause,
+                before_sleep=_paused,
+                reraise=True,
+            ):
+                with attempt:
+                    await self._apply(arrivals)
+        except STORE_AWAY:
+            return False
+        finally:
+            metrics.PAUSED.set(0)
+        return True
+
+
+def _paused(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("store.unavailable", error=str(error), attempt=state.attempt_number)
+    metrics.PAUSED.set(1)

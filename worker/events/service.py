@@ -91,7 +91,6 @@ class EventsService:
         return Pipeline(
             consumer,
             apply,
-            ping=self._store.ping,
             config=self._config.events,
             clock=self._clock,
         )
