@@ -4,18 +4,14 @@ import sys
 from typing import Any
 
 import click
-import msgspec
 from msgspec.structs import replace
 
 from console.context import NO, Context, json_option, pass_context, run
-from shared.domain import notices
-from shared.domain.aggregates import decode_state, status_of
 from shared.domain.consent import ConsentState
 from shared.domain.keys import AggregateKey, AggregateKind
-from shared.fanout import Subscriptions
-from shared.ids import new_id
+from shared.fanout import Announcer, Subscriptions
 from shared.store.queries import Queries
-from shared.store.rows import Aggregate, Changes, DeliveryState, NewDelivery, NewTransition
+from shared.store.rows import Changes
 
 
 @click.group()
@@ -30,13 +26,11 @@ def list_(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click pass
     """List consents with a conflict that nobody has cleared."""
 
     async def find() -> list[dict[str, Any]]:
-        async with context.store() as store:
-            rows = await store.fetch(
-                "SELECT partner_app_id, key, state FROM aggregates WHERE conflict <> 0 ORDER BY id"
-            )
+        async with context.queries() as queries:
+            found = await queries.in_conflict()
         return [
-            {"partnerAppId": app, "id": key, "status": status_of(decode_state(bytes(state)))}
-            for app, key, state in rows
+            {"partnerAppId": key.partner_app_id, "id": key.id, "status": status}
+            for key, status in found
         ]
 
     found = run(find())
@@ -79,7 +73,10 @@ async def _clear(context: Context, key: AggregateKey) -> bool:
             if not isinstance(state, ConsentState) or not state.conflict:
                 return False
             after = replace(state, cleared=state.conflicts)
-            await transaction.write(_changes(context, current, after, now=now))
+            announcer = Announcer(Subscriptions(context.config.endpoint), now=now)
+            changes = Changes()
+            changes.aggregates.append(announcer.announce(current, after, changes))
+            await transaction.write(changes)
         await Queries(store).note(
             actor=context.actor,
             action="conflict.clear",
@@ -88,39 +85,3 @@ async def _clear(context: Context, key: AggregateKey) -> bool:
             now=now,
         )
         return True
-
-
-def _changes(context: Context, current: Aggregate, after: ConsentState, *, now: int) -> Changes:
-    changes = Changes()
-    version = current.version
-    subscriptions = Subscriptions(context.config.endpoint)
-    status = status_of(after)
-    for notice in notices.notices(current.state, after):
-        version += 1
-        data = notices.data(current.key, version=version, previous=status, state=after)
-        changes.transitions.append(
-            NewTransition(
-                aggregate_id=current.id,
-                version=version,
-                type=notice.type,
-                from_status=status,
-                to_status=status,
-                event_seq=None,
-                at=now,
-                data=msgspec.json.encode(data),
-            )
-        )
-        changes.deliveries += [
-            NewDelivery(
-                id=new_id(),
-                aggregate_id=current.id,
-                version=version,
-                endpoint=endpoint,
-                type=notice.type,
-                state=DeliveryState.PENDING,
-                due_at=now,
-            )
-            for endpoint in subscriptions.of(notice.type)
-        ]
-    changes.aggregates.append(replace(current, version=version, state=after))
-    return changes

@@ -15,7 +15,6 @@ from shared.store.rows import (
     AttemptRecord,
     Changes,
     Delivery,
-    DeliveryState,
     EndpointRow,
     EndpointStatus,
     EventRef,
@@ -121,10 +120,6 @@ class DeliveryStore(Protocol):
         """Make up to `limit` held deliveries of an endpoint pending, due now, oldest first."""
         ...
 
-    async def held_endpoints(self) -> dict[str, int]:
-        """How many deliveries each endpoint has held."""
-        ...
-
     async def endpoint_rows(self) -> dict[str, EndpointRow]:
         """The stored status by endpoint; one without a row is enabled."""
         ...
@@ -133,10 +128,6 @@ class DeliveryStore(Protocol):
         self, endpoint: str, status: EndpointStatus, *, reason: str, now: int
     ) -> None:
         """Store an endpoint's status."""
-        ...
-
-    async def count_deliveries(self) -> dict[tuple[str, DeliveryState], int]:
-        """How many deliveries stand in each state, by endpoint."""
         ...
 
     async def oldest_due(self) -> int | None:

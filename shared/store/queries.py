@@ -4,19 +4,18 @@ Times are Unix milliseconds. Nothing here writes to what the workers fold: state
 through events, a cleared conflict excepted, which `console.conflicts` does under a lock.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from shared.domain.aggregates import Fact, State, decode_fact, decode_state, rank_of
-from shared.domain.keys import AggregateKey, Position
+from shared.domain.aggregates import decode_state
+from shared.domain.keys import AggregateKey
 from shared.ids import new_id
 from shared.store.port import SqlStore, Statement
 from shared.store.rows import Aggregate
 
 TRACE_LIMIT = 1_000
-PAGE = 500
 CHUNK = 500
 
 
@@ -151,6 +150,14 @@ class Queries:
         for number, version, state in found:
             return Aggregate(number, key, version, decode_state(bytes(state)))
         return None
+
+    async def in_conflict(self) -> list[tuple[AggregateKey, str]]:
+        """Every consent with a conflict that nobody has cleared, and its status."""
+        rows = await self._store.fetch(
+            "SELECT kind, partner_app_id, key, status FROM aggregates "
+            "WHERE conflict <> 0 ORDER BY id"
+        )
+        return [(AggregateKey(*key), status) for *key, status in rows]
 
     async def named(self, name: str) -> dict[int, AggregateKey]:
         """The aggregates with this id, and those that belong to a link of this id."""
@@ -377,47 +384,6 @@ class Queries:
         await self._store.change([statement])
         return audit_id
 
-    async def number(self, query: str, values: Sequence[Any] = ()) -> int:
-        """The single number that a query answers."""
-        ((found,),) = await self._store.fetch(query, values)
-        return int(found or 0)
-
-    async def projections(
-        self,
-    ) -> AsyncIterator[list[tuple[Aggregate, list[tuple[Position, Fact]]]]]:
-        """Every aggregate with its history, page by page."""
-        last = -1
-        while True:
-            rows = await self._store.fetch(
-                "SELECT id, kind, partner_app_id, key, version, state FROM aggregates "
-                "WHERE id > ? ORDER BY id LIMIT ?",
-                (last, PAGE),
-            )
-            if not rows:
-                return
-            first, last = rows[0][0], rows[-1][0]
-            histories = await self._histories(first, last)
-            yield [
-                (
-                    Aggregate(number, AggregateKey(kind, app, key), version, _state(state)),
-                    histories.get(number, []),
-                )
-                for number, kind, app, key, version, state in rows
-            ]
-
-    async def _histories(self, first: int, last: int) -> dict[int, list[tuple[Position, Fact]]]:
-        rows = await self._store.fetch(
-            "SELECT h.aggregate_id, e.time, e.event_id, e.content, h.fact FROM history h "
-            "JOIN events e ON e.seq = h.event_seq WHERE h.aggregate_id BETWEEN ? AND ?",
-            (first, last),
-        )
-        found: dict[int, list[tuple[Position, Fact]]] = {}
-        for number, time, event_id, content, document in rows:
-            fact = decode_fact(bytes(document))
-            at = Position(time, rank_of(fact), event_id, content)
-            found.setdefault(number, []).append((at, fact))
-        return found
-
     async def _in(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Run a query with ``IN ({})``, in chunks that both databases take."""
         found: list[tuple[Any, ...]] = []
@@ -429,10 +395,6 @@ class Queries:
 
 def _marks(values: Iterable[Any]) -> str:
     return ", ".join("?" for _ in values)
-
-
-def _state(document: bytes) -> State:
-    return decode_state(bytes(document))
 
 
 def _delivery(row: tuple[Any, ...]) -> DeliveryRow:

@@ -11,14 +11,12 @@ import aio_pika
 import apsw
 import pytest
 
-from console.context import Context
-from console.reconcile import _audit
 from deploy.local.postgres import Postgres
 from deploy.local.provide import PrivateBroker
 from shared.broker import headers, topology
 from shared.broker.depth import depths
 from shared.broker.publisher import ConfirmingPublisher, Outgoing
-from shared.config import BrokerConfig, Config, Secret, StoreConfig
+from shared.config import BrokerConfig, Secret
 from shared.store.migrate import migrate
 from tests.support import books
 from tests.support import events as ev
@@ -206,18 +204,6 @@ async def test_a_replayed_entry_is_closed_by_the_event_it_became(
     assert books.fetch(store_url, "SELECT status FROM quarantine") == [("replayed",)]
 
 
-class _Audit:
-    """What `console.reconcile` needs of its context, for a store by URL."""
-
-    def __init__(self, url: str) -> None:
-        self._context = Context()
-        self._context.__dict__["config"] = Config(store=StoreConfig(url=Secret(url)))
-
-    async def faults(self) -> list[str]:
-        checks = await _audit(self._context, 1e9)
-        return [one.name for one in checks if not one.ok]
-
-
 @pytest.mark.parametrize(
     ("kills", "count"), [(4, 2_000), pytest.param(50, 20_000, marks=pytest.mark.deep)]
 )
@@ -254,7 +240,7 @@ async def test_killing_the_worker_at_random_leaves_balanced_books(
     books.check(after)
     assert sum(after.labels.values()) == count
     assert after.quarantined == {}
-    assert await _Audit(store_url).faults() == []
+    assert await books.audit_faults(store_url) == []
 
 
 async def _some_progress(worker: Process, url: str, more: float) -> None:

@@ -9,7 +9,8 @@ import orjson
 import psycopg
 from msgspec import Struct
 
-from shared.config import Secret
+from shared.clock import SystemClock
+from shared.config import Secret, StoreConfig
 from shared.domain import aggregates
 from shared.domain.aggregates import State, decode_fact, decode_state
 from shared.domain.consent import ConsentState
@@ -17,7 +18,9 @@ from shared.domain.events import content_digest
 from shared.domain.keys import AggregateKey, Position
 from shared.domain.link import LinkState
 from shared.domain.product_request import ProductRequestState
+from shared.store.audit import audit
 from shared.store.locate import sqlite_path
+from shared.store.open import open_store
 from tests.support import model
 
 
@@ -159,3 +162,14 @@ def labelled_once(url: str) -> bool:
     """Whether every event of the store carries one of the labels there are."""
     known = {"applied", "divergent", "stale", "recorded"}
     return {label for (label,) in fetch(url, "SELECT DISTINCT label FROM events")} <= known
+
+
+async def audit_faults(url: str) -> list[str]:
+    """The checks of ``correio reconcile`` that do not hold."""
+    store = open_store(StoreConfig(url=Secret(url)))
+    try:
+        await store.start()
+        checks = await audit(store, now=SystemClock().now(), late_after=1e9)
+    finally:
+        await store.close()
+    return [one.name for one in checks if not one.ok]

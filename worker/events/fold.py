@@ -4,32 +4,25 @@ Nothing here waits or writes: the pipeline loads, this folds, the pipeline commi
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
-from typing import Any
 
-import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
-from shared.domain import aggregates, notices
+from shared.domain import aggregates
 from shared.domain.aggregates import Fact, State
 from shared.domain.events import Event, Unreadable, content_digest
 from shared.domain.keys import AggregateKey, Position
-from shared.fanout import Subscriptions
+from shared.fanout import Announcer, Subscriptions
 from shared.ids import new_id
 from shared.store.rows import (
     Aggregate,
     Changes,
-    DeliveryState,
     EventRef,
     FoldedEntry,
     HistoryEntry,
     KnownEvent,
     Label,
-    NewDelivery,
     NewEvent,
     NewQuarantined,
-    NewTransition,
 )
 from worker.events.arrivals import Arrival, Decoded
 
@@ -127,8 +120,7 @@ class Folder:
             number: [(entry.at, entry.fact) for entry in entries]
             for number, entries in histories.items()
         }
-        self._subscriptions = subscriptions
-        self._now = now
+        self._announcer = Announcer(subscriptions, now=now)
         self._changes = Changes()
 
     def fold(self, sifted: Sifted) -> Changes:
@@ -177,48 +169,10 @@ class Folder:
     def _move(
         self, key: AggregateKey, after: State, *, event_seq: int | None, traceparent: str
     ) -> None:
-        current = self._current[key]
-        previous = aggregates.status_of(current.state)
-        for version, notice in zip(
-            count(current.version + 1), notices.notices(current.state, after), strict=False
-        ):
-            told = notices.data(key, version=version, previous=previous, state=after)
-            self._changes.transitions.append(
-                NewTransition(
-                    aggregate_id=current.id,
-                    version=version,
-                    type=notice.type,
-                    from_status=previous,
-                    to_status=aggregates.status_of(after),
-                    event_seq=event_seq,
-                    at=self._now,
-                    data=_encode({**told, **notice.extra}),
-                )
-            )
-            self._changes.deliveries += self._deliveries(
-                current.id, version, notice.type, traceparent
-            )
-            previous = aggregates.status_of(after)
-            current = replace(current, version=version)
-        self._current[key] = replace(current, state=after)
+        self._current[key] = self._announcer.announce(
+            self._current[key], after, self._changes, event_seq=event_seq, traceparent=traceparent
+        )
         self._touched[key] = None
-
-    def _deliveries(
-        self, aggregate_id: int, version: int, notice_type: str, traceparent: str
-    ) -> list[NewDelivery]:
-        return [
-            NewDelivery(
-                id=new_id(),
-                aggregate_id=aggregate_id,
-                version=version,
-                endpoint=endpoint,
-                type=notice_type,
-                state=DeliveryState.PENDING,
-                due_at=self._now,
-                traceparent=traceparent,
-            )
-            for endpoint in self._subscriptions.of(notice_type)
-        ]
 
 
 def quarantined(arrival: Arrival, *, reason: str, detail: str) -> NewQuarantined:
@@ -234,10 +188,6 @@ def quarantined(arrival: Arrival, *, reason: str, detail: str) -> NewQuarantined
         body=arrival.body,
         traceparent=arrival.traceparent,
     )
-
-
-def _encode(data: dict[str, Any]) -> bytes:
-    return msgspec.json.encode(data)
 
 
 def _ref(event: Event) -> EventRef:

@@ -3,15 +3,12 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from psycopg.rows import TupleRow
-
-from shared.domain.keys import AggregateKey
+from shared.store.mapping import SELECT_DELIVERIES, delivery
 from shared.store.postgres.columns import columns
 from shared.store.postgres.parts import Connection, PostgresPart, execute, insert_all, rows
 from shared.store.rows import (
     AttemptRecord,
     Delivery,
-    DeliveryState,
     EndpointRow,
     EndpointStatus,
     Wakeup,
@@ -37,14 +34,7 @@ held AS (
 UPDATE deliveries d SET wake_at = n.at FROM n JOIN held USING (id) WHERE d.id = n.id
 """
 
-_LOAD = """
-SELECT d.id, d.endpoint, d.type, d.state, d.due_at, d.attempts, t.at, t.data,
-       a.kind, a.partner_app_id, a.key, d.version, d.lease_until, d.round_start, d.traceparent
-FROM deliveries d
-JOIN transitions t ON t.aggregate_id = d.aggregate_id AND t.version = d.version
-JOIN aggregates a ON a.id = d.aggregate_id
-WHERE d.id = ANY (%s)
-"""
+_LOAD = f"{SELECT_DELIVERIES} WHERE d.id = ANY (%s)"
 
 _CLAIM = """
 WITH free AS (
@@ -147,7 +137,7 @@ class PostgresDeliveries(PostgresPart):
     async def load(self, ids: Collection[str]) -> list[Delivery]:
         """See `shared.store.port.DeliveryStore`."""
         async with self._transaction() as connection:
-            return [_delivery(row) for row in await rows(connection, _LOAD, (list(ids),))]
+            return [delivery(row) for row in await rows(connection, _LOAD, (list(ids),))]
 
     async def claim(
         self, ids: Collection[str], *, lease: str, now: int, lease_until: int
@@ -157,7 +147,7 @@ class PostgresDeliveries(PostgresPart):
         async with self._transaction() as connection:
             cursor = await connection.execute(_CLAIM, values)
             claimed = [one for (one,) in await cursor.fetchall()]
-            return [_delivery(row) for row in await rows(connection, _LOAD, (claimed,))]
+            return [delivery(row) for row in await rows(connection, _LOAD, (claimed,))]
 
     async def record(self, attempts: Sequence[AttemptRecord]) -> list[str]:
         """See `shared.store.port.DeliveryStore`."""
@@ -184,13 +174,6 @@ class PostgresDeliveries(PostgresPart):
             values = {"endpoint": endpoint, "now": now, "limit": limit}
             return (await connection.execute(_RELEASE_HELD, values)).rowcount
 
-    async def held_endpoints(self) -> dict[str, int]:
-        """See `shared.store.port.DeliveryStore`."""
-        found = await self._rows(
-            "SELECT endpoint, count(*) FROM deliveries WHERE state = 'held' GROUP BY endpoint"
-        )
-        return dict(found)
-
     async def endpoint_rows(self) -> dict[str, EndpointRow]:
         """See `shared.store.port.DeliveryStore`."""
         found = await self._rows("SELECT id, status, reason, changed_at FROM endpoints")
@@ -201,13 +184,6 @@ class PostgresDeliveries(PostgresPart):
     ) -> None:
         """See `shared.store.port.DeliveryStore`."""
         await self._change(_SET_ENDPOINT, (endpoint, status.value, reason, now))
-
-    async def count_deliveries(self) -> dict[tuple[str, DeliveryState], int]:
-        """See `shared.store.port.DeliveryStore`."""
-        found = await self._rows(
-            "SELECT endpoint, state, count(*) FROM deliveries GROUP BY endpoint, state"
-        )
-        return {(endpoint, DeliveryState(state)): count for endpoint, state, count in found}
 
     async def oldest_due(self) -> int | None:
         """See `shared.store.port.DeliveryStore`."""
@@ -254,22 +230,3 @@ async def _record(connection: Connection, attempts: Sequence[AttemptRecord]) -> 
     moved = [one for (one,) in await rows(connection, _MOVE, columns(moves))]
     await insert_all(connection, _FREE, [(one.delivery_id, one.lease) for one in attempts])
     return moved
-
-
-def _delivery(row: TupleRow) -> Delivery:
-    """A delivery from the columns of `_LOAD`."""
-    return Delivery(
-        id=row[0],
-        endpoint=row[1],
-        type=row[2],
-        state=DeliveryState(row[3]),
-        due_at=row[4],
-        attempts=row[5],
-        transition_at=row[6],
-        data=row[7],
-        aggregate=AggregateKey(row[8], row[9], row[10]),
-        version=row[11],
-        lease_until=row[12],
-        round_start=row[13],
-        traceparent=row[14],
-    )

@@ -1,15 +1,12 @@
 """The events worker's part of the PostgreSQL store."""
 
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
-from typing import Any
 
 from shared.domain import aggregates
-from shared.domain.aggregates import decode_fact, decode_state, encode, link_of, status_of
-from shared.domain.consent import ConsentState
-from shared.domain.keys import AggregateKey, Position
-from shared.domain.product_request import ProductRequestState
+from shared.domain.aggregates import decode_state, encode
+from shared.domain.keys import AggregateKey
+from shared.store.mapping import aggregate_values, event_values, folded_entry, transition_values
 from shared.store.postgres.columns import Blobs, Texts
 from shared.store.postgres.parts import Connection, PostgresPart, execute, insert, insert_all, rows
 from shared.store.rows import (
@@ -165,9 +162,7 @@ class PostgresEventTransaction:
         for number, time, event_id, content, document in await rows(
             self._connection, _HISTORIES, (list(aggregate_ids),)
         ):
-            fact = decode_fact(document)
-            at = Position(time, aggregates.rank_of(fact), event_id, content)
-            found[number].append(FoldedEntry(at, fact))
+            found[number].append(folded_entry(time, event_id, content, document))
         return found
 
     async def reserve(self, count: int) -> Sequence[int]:
@@ -202,18 +197,7 @@ class PostgresEvents(PostgresPart):
 async def _write_events(connection: Connection, changes: Changes) -> None:
     # In the order of the unique key: two writers of the same events then wait, never in a circle.
     events = sorted(changes.events, key=lambda one: (one.ref.event_id, one.ref.partner_app_id))
-    await insert_all(
-        connection,
-        _INSERT_EVENTS,
-        [
-            (
-                one.seq, one.ref.partner_app_id, one.ref.event_id, one.variant, one.content,
-                one.type, one.name, one.time, one.label.value, one.source, one.batch_id,
-                one.received_at, one.traceparent,
-            )
-            for one in events
-        ],
-    )  # fmt: skip
+    await insert_all(connection, _INSERT_EVENTS, [event_values(one) for one in events])
     await insert_all(
         connection, _INSERT_PAYLOADS, [(one.seq, one.received_at, one.body) for one in events]
     )
@@ -225,28 +209,8 @@ async def _write_events(connection: Connection, changes: Changes) -> None:
 
 
 async def _write_aggregates(connection: Connection, changes: Changes) -> None:
-    notified = Counter((one.aggregate_id, one.version) for one in changes.deliveries)
-    received = {one.seq: one.received_at for one in changes.events}
-    touched: dict[int, int] = {}
-    for entry in changes.history:
-        at = received[entry.event_seq]
-        touched[entry.aggregate_id] = max(at, touched.get(entry.aggregate_id, 0))
-    await insert_all(
-        connection,
-        _UPDATE_AGGREGATES,
-        [_aggregate(one, touched.get(one.id, 0)) for one in changes.aggregates],
-    )
-    await insert_all(
-        connection,
-        _INSERT_TRANSITIONS,
-        [
-            (
-                one.aggregate_id, one.version, one.type, one.from_status, one.to_status,
-                one.event_seq, one.at, notified[one.aggregate_id, one.version], one.data,
-            )
-            for one in changes.transitions
-        ],
-    )  # fmt: skip
+    await insert_all(connection, _UPDATE_AGGREGATES, aggregate_values(changes))
+    await insert_all(connection, _INSERT_TRANSITIONS, transition_values(changes))
     await insert_all(
         connection,
         _INSERT_DELIVERIES,
@@ -273,18 +237,3 @@ async def _write_rest(connection: Connection, changes: Changes) -> None:
     await insert_all(connection, _COUNT_DUPLICATES, sorted(changes.duplicates.items()))
     if changes.replayed:
         await execute(connection, _RESOLVE_QUARANTINE, (changes.replayed,))
-
-
-def _aggregate(one: Aggregate, touched_at: int) -> tuple[Any, ...]:
-    state = one.state
-    return (
-        one.id,
-        one.version,
-        status_of(state),
-        int(isinstance(state, ConsentState) and state.conflict),
-        link_of(state),
-        int(isinstance(state, ProductRequestState) and state.settles),
-        touched_at,
-        state.last.time if state.last else 0,
-        encode(state),
-    )

@@ -1,15 +1,13 @@
 """The callbacks worker's part of the SQLite store."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import apsw
 
-from shared.domain.keys import AggregateKey
+from shared.store.mapping import SELECT_DELIVERIES, delivery
 from shared.store.rows import (
     AttemptRecord,
     Delivery,
-    DeliveryState,
     EndpointRow,
     EndpointStatus,
     Wakeup,
@@ -31,14 +29,7 @@ _PARK = """
 UPDATE deliveries SET wake_at = ? WHERE id = ? AND state IN ('pending', 'retrying')
 """
 
-_LOAD = """
-SELECT d.id, d.endpoint, d.type, d.state, d.due_at, d.attempts, t.at, t.data,
-       a.kind, a.partner_app_id, a.key, d.version, d.lease_until, d.round_start, d.traceparent
-FROM deliveries d
-JOIN transitions t ON t.aggregate_id = d.aggregate_id AND t.version = d.version
-JOIN aggregates a ON a.id = d.aggregate_id
-WHERE d.id = ?
-"""
+_LOAD = f"{SELECT_DELIVERIES} WHERE d.id = ?"
 
 _CLAIM = """
 UPDATE deliveries SET lease = ?1, lease_until = ?2, wake_at = ?2
@@ -158,15 +149,6 @@ class SqliteDeliveries(SqlitePart):
         """See `shared.store.port.DeliveryStore`."""
         return await self._change(_RELEASE_HELD, (now, endpoint, limit))
 
-    async def held_endpoints(self) -> dict[str, int]:
-        """See `shared.store.port.DeliveryStore`."""
-        counts = await self.count_deliveries()
-        return {
-            endpoint: count
-            for (endpoint, state), count in counts.items()
-            if state is DeliveryState.HELD
-        }
-
     async def endpoint_rows(self) -> dict[str, EndpointRow]:
         """See `shared.store.port.DeliveryStore`."""
         found = await self._read(
@@ -181,16 +163,6 @@ class SqliteDeliveries(SqlitePart):
     ) -> None:
         """See `shared.store.port.DeliveryStore`."""
         await self._change(_SET_ENDPOINT, (endpoint, status.value, reason, now))
-
-    async def count_deliveries(self) -> dict[tuple[str, DeliveryState], int]:
-        """See `shared.store.port.DeliveryStore`."""
-        found = await self._read(
-            lambda connection: rows(
-                connection,
-                "SELECT endpoint, state, count(*) FROM deliveries GROUP BY endpoint, state",
-            )
-        )
-        return {(endpoint, DeliveryState(state)): count for endpoint, state, count in found}
 
     async def oldest_due(self) -> int | None:
         """See `shared.store.port.DeliveryStore`."""
@@ -213,25 +185,6 @@ class SqliteDeliveries(SqlitePart):
 
 def _load(connection: apsw.Connection, ids: Collection[str]) -> list[Delivery]:
     return [delivery(row) for one in ids for row in rows(connection, _LOAD, (one,))]
-
-
-def delivery(row: tuple[Any, ...]) -> Delivery:
-    """A delivery from the columns of `_LOAD`."""
-    return Delivery(
-        id=row[0],
-        endpoint=row[1],
-        type=row[2],
-        state=DeliveryState(row[3]),
-        due_at=row[4],
-        attempts=row[5],
-        transition_at=row[6],
-        data=row[7],
-        aggregate=AggregateKey(row[8], row[9], row[10]),
-        version=row[11],
-        lease_until=row[12],
-        round_start=row[13],
-        traceparent=row[14],
-    )
 
 
 def _record(connection: apsw.Connection, one: AttemptRecord) -> bool:

@@ -1,17 +1,21 @@
 """The events worker's part of the SQLite store."""
 
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 
 import apsw
 
 from shared.domain import aggregates
-from shared.domain.aggregates import decode_fact, decode_state, encode, link_of, status_of
-from shared.domain.consent import ConsentState
-from shared.domain.keys import AggregateKey, Position
-from shared.domain.product_request import ProductRequestState
+from shared.domain.aggregates import decode_state, encode
+from shared.domain.keys import AggregateKey
 from shared.store.database import SqliteDatabase, begin, rollback
+from shared.store.mapping import (
+    EVENT_COLUMNS,
+    aggregate_values,
+    event_values,
+    folded_entry,
+    transition_values,
+)
 from shared.store.rows import (
     Aggregate,
     Changes,
@@ -35,14 +39,13 @@ FROM history h JOIN events e ON e.seq = h.event_seq
 WHERE h.aggregate_id = ?
 """
 
-_INSERT_EVENT = """
-INSERT INTO events (seq, partner_app_id, event_id, variant, content, type, name, time, label,
-                    source, batch_id, received_at, traceparent)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_INSERT_EVENT = (
+    f"INSERT INTO events ({', '.join(EVENT_COLUMNS)}) "  # noqa: S608 - names of our own
+    f"VALUES ({', '.join('?' * len(EVENT_COLUMNS))})"
+)
 
 _UPSERT_AGGREGATE = """
-INSERT INTO aggregates (id, kind, partner_app_id, key, version, status, conflict, link_id, settles,
+INSERT INTO aggregates (kind, partner_app_id, key, id, version, status, conflict, link_id, settles,
                         touched_at, updated_at, state)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
@@ -173,31 +176,9 @@ class SqliteEvents(SqlitePart):
         return [AggregateKey(*row) for row in found]
 
 
-def folded_entry(time: int, event_id: str, content: str, document: bytes) -> FoldedEntry:
-    """A history entry from its row."""
-    fact = decode_fact(document)
-    return FoldedEntry(Position(time, aggregates.rank_of(fact), event_id, content), fact)
-
-
 def write(connection: apsw.Connection, changes: Changes) -> None:
     """Write all changes within the transaction at hand."""
-    notified = Counter((one.aggregate_id, one.version) for one in changes.deliveries)
-    touched: dict[int, int] = {}
-    received = {one.seq: one.received_at for one in changes.events}
-    for entry in changes.history:
-        at = received[entry.event_seq]
-        touched[entry.aggregate_id] = max(at, touched.get(entry.aggregate_id, 0))
-    connection.executemany(
-        _INSERT_EVENT,
-        (
-            (
-                one.seq, one.ref.partner_app_id, one.ref.event_id, one.variant, one.content,
-                one.type, one.name, one.time, one.label.value, one.source, one.batch_id,
-                one.received_at, one.traceparent,
-            )
-            for one in changes.events
-        ),
-    )  # fmt: skip
+    connection.executemany(_INSERT_EVENT, (event_values(one) for one in changes.events))
     connection.executemany(
         "INSERT INTO payloads (seq, received_at, body) VALUES (?, ?, ?)",
         ((one.seq, one.received_at, one.body) for one in changes.events),
@@ -207,18 +188,13 @@ def write(connection: apsw.Connection, changes: Changes) -> None:
         ((one.aggregate_id, one.event_seq, encode(one.fact)) for one in changes.history),
     )
     connection.executemany(
-        _UPSERT_AGGREGATE, (_aggregate(one, touched.get(one.id, 0)) for one in changes.aggregates)
-    )
-    connection.executemany(
-        _INSERT_TRANSITION,
+        _UPSERT_AGGREGATE,
         (
-            (
-                one.aggregate_id, one.version, one.type, one.from_status, one.to_status,
-                one.event_seq, one.at, notified[one.aggregate_id, one.version], one.data,
-            )
-            for one in changes.transitions
+            (one.key.kind, one.key.partner_app_id, one.key.id, *values)
+            for one, values in zip(changes.aggregates, aggregate_values(changes), strict=True)
         ),
-    )  # fmt: skip
+    )
+    connection.executemany(_INSERT_TRANSITION, transition_values(changes))
     connection.executemany(
         _INSERT_DELIVERY,
         (
@@ -248,24 +224,6 @@ def _write_rest(connection: apsw.Connection, changes: Changes) -> None:
         ((times, seq) for seq, times in changes.duplicates.items()),
     )
     connection.executemany(_RESOLVE_QUARANTINE, ((one,) for one in changes.replayed))
-
-
-def _aggregate(one: Aggregate, touched_at: int) -> tuple[int | str | bytes, ...]:
-    state = one.state
-    return (
-        one.id,
-        one.key.kind,
-        one.key.partner_app_id,
-        one.key.id,
-        one.version,
-        status_of(state),
-        int(isinstance(state, ConsentState) and state.conflict),
-        link_of(state),
-        int(isinstance(state, ProductRequestState) and state.settles),
-        touched_at,
-        state.last.time if state.last else 0,
-        encode(state),
-    )
 
 
 def _last(connection: apsw.Connection, query: str) -> int:
