@@ -1,0 +1,233 @@
+"""All of Correio at once: every process, its broker and store, a source, an endpoint, an oracle."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from deploy.local.provide import PrivateBroker
+from deploy.local.rabbitmq import free_port
+from shared.broker import topology
+from shared.broker.depth import depths
+from shared.config import Secret
+from shared.errors import CorreioError
+from shared.store.migrate import migrate
+from shared.store.spool import measure_spool
+from tests.support import books
+from tests.support import events as ev
+from tests.support.endpoints import SECRET as ENDPOINT_SECRET
+from tests.support.endpoints import Endpoint, serving
+from tests.support.http import SECRET, connected, request
+from tests.support.processes import Process, process, write_config
+
+ROLES = {"receiver": ("receiver",), "events": ("worker", "events"),
+         "callbacks": ("worker", "callbacks")}  # fmt: skip
+
+CALLBACKS = {
+    "schedule": [0.5, 1.0, *[2.0] * 60], "attempt_timeout": 3.0, "lease_margin": 1.0,
+    "wake_grace": 3.0, "breaker_open": 1.0, "breaker_open_max": 2.0,
+}  # fmt: skip
+
+HEALED = 120.0
+"""Seconds in which everything must have drained after the last fault."""
+
+
+class Listener:
+    """Where the receiver listens, for a client."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+
+class Source:
+    """Sends batches of events, and each of them again until it gets its 200."""
+
+    def __init__(self, receiver: Listener) -> None:
+        self.made: list[dict[str, Any]] = []
+        self.seconds: list[float] = []
+        self.refused: set[int] = set()
+        self.repeats = 0
+        self._receiver = receiver
+        self._histories = _histories()
+
+    async def send(self, *, rate: float, seconds: float, size: int = 2) -> None:
+        """Send `rate` batches/s of `size` events for that long, each batch at its own time.
+
+        A batch that comes late because one before it was slow is sent at once.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with contextlib.AsyncExitStack() as stack:
+            client = None
+            for number in range(math.ceil(rate * seconds)):
+                await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
+                batch = [next(self._histories) for _ in range(size)]
+                self.made += batch
+                data = request(ev.dump(batch))
+                while True:
+                    sent = loop.time()
+                    try:
+                        if client is None:
+                            client = await stack.enter_async_context(connected(self._receiver))
+                        await client.send(data)
+                        answer = await client.answer()
+                    except (OSError, EOFError):
+                        client = None
+                        self.repeats += 1
+                        await asyncio.sleep(0.02)
+                        continue
+                    self.seconds.append(loop.time() - sent)
+                    if answer.status == 200:
+                        break
+                    self.refused.add(answer.status)
+                    await asyncio.sleep(0.05)
+
+
+def _histories() -> Iterator[dict[str, Any]]:
+    """Events of ever new consents, no two of which have the same id or time."""
+    number = 0
+    while True:
+        number += 1
+        link, consent, wish = f"l{number // 5}", f"c{number}", f"r{number}"
+        at = number * 10
+        yield ev.event("link_created", at=at, linkId=link)
+        yield ev.event("consent_revoked", at=at + 3, linkId=link, consentId=consent)
+        yield ev.event("consent_authorised", at=at + 1, linkId=link, consentId=consent)
+        yield ev.event("product_generated_success", at=at + 5, linkId=link, requestId=wish)
+        yield ev.event("product_request_received", at=at + 4, linkId=link, requestId=wish)
+
+
+class World:
+    """Correio as a whole. Its parts are killed, stopped and started by name."""
+
+    def __init__(self, folder: Path, broker: PrivateBroker, store: str, endpoint: Endpoint) -> None:
+        self.folder = folder
+        self.broker = broker
+        self.store = store
+        self.endpoint = endpoint
+        self.port = free_port()
+        self.spool = folder / "spool"
+        self.source = Source(Listener(self.port))
+        self._config = write_config(
+            folder,
+            broker={"url": broker.url, "reconnect_max": 0.3},
+            store={"url": store},
+            receiver={"port": self.port, "spool": str(self.spool), "spool_min_free_bytes": 0},
+            source=[{"name": "klavi", "secrets": [SECRET], "partner_app_ids": [ev.APP]}],
+            callbacks=CALLBACKS,
+            endpoint=[{
+                "id": "crm", "url": endpoint.url, "secrets": [ENDPOINT_SECRET],
+                "allow_private_network": True,
+            }],
+        )  # fmt: skip
+        self._stack = contextlib.ExitStack()
+        self._serving = contextlib.AsyncExitStack()
+        self.parts: dict[str, Process] = {}
+
+    async def __aenter__(self) -> Self:
+        await migrate(Secret(self.store))
+        await topology.declare(self.broker.url)
+        await self._serving.enter_async_context(serving(self.endpoint, port=self.endpoint.port))
+        for role, arguments in ROLES.items():
+            log = self.folder / f"{role}.log"
+            made = process(*arguments, config=self._config, log=log)
+            self.parts[role] = self._stack.enter_context(made)
+            self.parts[role].start()
+        for part in self.parts.values():
+            await part.until_ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stack.close()
+        await self._serving.aclose()
+
+    async def strike(self, part: str, *, pause: float) -> None:
+        """Kill one part without a warning, leave it away for `pause` seconds, bring it back."""
+        match part:
+            case "endpoint":
+                await self._serving.aclose()
+                await asyncio.sleep(pause)
+                again = serving(self.endpoint, port=self.endpoint.port)
+                await self._serving.enter_async_context(again)
+            case "broker" | "wipe":
+                await asyncio.to_thread(self.broker.kill)
+                if part == "wipe":
+                    await asyncio.to_thread(self.broker.wipe)
+                await asyncio.sleep(pause)
+                await asyncio.to_thread(self.broker.start)
+            case _:
+                await asyncio.to_thread(self.parts[part].kill)
+                await asyncio.sleep(pause)
+                self.parts[part].start()
+
+    async def applied(self) -> None:
+        """Wait until no event is under way: all are stored, spool and queue are empty."""
+        wanted = len({one["eventId"] for one in self.source.made})
+
+        async def done() -> bool:
+            found = await asyncio.to_thread(books.fetch, self.store, "SELECT count(*) FROM events")
+            return int(found[0][0]) >= wanted and await self._empty(topology.EVENTS)
+
+        await _until(done)
+        await _until(self._spool_empty)
+
+    async def settled(self) -> None:
+        """Wait until nothing is under way at all."""
+        await self.applied()
+
+        async def done() -> bool:
+            query = "SELECT count(*) FROM deliveries WHERE state <> 'delivered'"
+            found = await asyncio.to_thread(books.fetch, self.store, query)
+            return int(found[0][0]) == 0
+
+        await _until(done)
+
+    async def judge(self) -> books.Books:
+        """The oracle: what was accepted was applied once, and told, and the books balance."""
+        after = books.read(self.store)
+        books.check(after)
+        books.compare_with_model(after, self.source.made)
+        assert await books.audit_faults(self.store) == []
+        stored = [one for (one,) in books.fetch(self.store, "SELECT event_id FROM events")]
+        assert len(stored) == len(set(stored))
+        assert set(stored) == {one["eventId"] for one in self.source.made}
+        assert after.quarantined == {}
+        self._judge_callbacks()
+        return after
+
+    def _judge_callbacks(self) -> None:
+        """Each notification arrived at least once, under one id with one body, rightly signed."""
+        assert self.endpoint.wrong == []
+        calls = self.endpoint.by_id
+        told = {one for (one,) in books.fetch(self.store, "SELECT id FROM deliveries")}
+        assert set(calls) == told
+        assert all(len({call.body for call in made}) == 1 for made in calls.values())
+
+    async def _empty(self, queue: str) -> bool:
+        try:
+            found = await depths(Secret(self.broker.url))
+        except CorreioError:
+            return False
+        return all(one.ready == 0 for one in found if one.name == queue)
+
+    async def _spool_empty(self) -> bool:
+        held = measure_spool(self.spool, now=0)
+        return held is not None and held.events == 0
+
+
+async def _until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(HEALED):
+        while not await condition():
+            await asyncio.sleep(0.1)
+
+
+@contextlib.asynccontextmanager
+async def world(folder: Path, broker: PrivateBroker, store: str) -> AsyncIterator[World]:
+    """Everything runs when this is entered."""
+    endpoint = Endpoint()
+    async with serving(endpoint):  # only to learn a free port
+        pass
+    async with World(folder, broker, store, endpoint) as made:
+        yield made
