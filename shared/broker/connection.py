@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from shared.broker.faults import LOST, translate
 from shared.config import BrokerConfig
-from shared.errors import CorreioError
+from shared.errors import BrokerUnavailableError, CorreioError
 from shared.logs import get_logger
 
 log = get_logger(__name__)
@@ -25,6 +25,9 @@ CLOSE_TIMEOUT = 1.0
 
 SETUP_TIMEOUT = 10.0
 """Seconds in which a session must stand: a broker that is still coming up may not answer at all."""
+
+STEADY = 1.0
+"""Seconds that a session must have stood for its loss not to count as a failure."""
 
 Session = Callable[[AbstractConnection], Awaitable[None]]
 
@@ -66,7 +69,11 @@ def _heed_cancellation() -> None:
 
 
 async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Session) -> None:
-    """One connection, from its opening to its loss. A loss after a good start is no failure."""
+    """One connection, from its opening to its loss. A loss after a good start is no failure.
+
+    Raises:
+        BrokerUnavailableError: the session was over so soon that the next needs a pause first.
+    """
     async with asyncio.timeout(config.connect_timeout):
         connection = await aio_pika.connect(
             config.url.reveal(),
@@ -74,11 +81,14 @@ async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Sessio
             heartbeat=config.heartbeat,
             client_properties={"connection_name": f"correio {name}"},
         )
+    began = asyncio.get_running_loop().time()
     try:
         await session(connection)
-        log.info("broker.session_ended", worker=name)
     finally:
         await close(connection)
+    if asyncio.get_running_loop().time() - began < STEADY:
+        raise BrokerUnavailableError("the session ended at once")
+    log.info("broker.session_ended", worker=name)
 
 
 async def close(closable: AbstractConnection | AbstractChannel) -> None:

@@ -102,10 +102,10 @@ async def declare_on(connection: AbstractConnection) -> None:
 
 
 async def require(connection: AbstractConnection, queue: str, config: BrokerConfig) -> None:
-    """Make sure that `queue` exists, declaring the topology if it does not and we may.
+    """Make sure that `queue` and its exchange exist, declaring the topology if not and we may.
 
     Raises:
-        aiormq.exceptions.AMQPError: it is missing and may not be declared.
+        aiormq.exceptions.AMQPError: one is missing and may not be declared.
     """
     try:
         await _find(connection, queue)
@@ -119,6 +119,7 @@ async def _find(connection: AbstractConnection, queue: str) -> None:
     channel: AbstractChannel = await connection.channel()
     try:
         await channel.declare_queue(queue, passive=True)
+        await channel.get_exchange(QUEUES[queue][0], ensure=True)
     finally:
         if not channel.is_closed:
             await channel.close()

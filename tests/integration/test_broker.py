@@ -10,9 +10,11 @@ import pytest
 from aiormq.abc import DeliveredMessage
 from pamqp import commands as spec
 from pamqp.header import ContentHeader
+from structlog.testing import capture_logs
 
 from deploy.local.provide import PrivateBroker
 from shared.broker import topology
+from shared.broker.connection import keep_connected
 from shared.broker.consumer import BatchConsumer
 from shared.broker.depth import depths
 from shared.broker.publisher import ConfirmingPublisher, Outgoing
@@ -264,3 +266,27 @@ async def test_publisher_and_consumer_outlive_the_broker(private_broker: Private
                 got |= {one.body for one in batch.messages}
                 await batch.ack()
     assert got <= {b"before", b"after"}
+
+
+async def test_a_session_that_ends_at_once_counts_as_a_failure(broker_url: str) -> None:
+    """Or the broker would be asked for hundreds of connections a second."""
+    sessions = 0
+    three = asyncio.Event()
+
+    async def session(_connection: object) -> None:
+        nonlocal sessions
+        sessions += 1
+        if sessions == 3:
+            three.set()
+
+    with capture_logs() as lines:
+        task = asyncio.create_task(
+            keep_connected(settings(broker_url), name="test", session=session)
+        )
+        async with asyncio.timeout(LIMIT):
+            await three.wait()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    failed = [one["attempt"] for one in lines if one["event"] == "broker.unavailable"]
+    assert failed[:2] == [1, 2]

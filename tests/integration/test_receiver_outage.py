@@ -5,7 +5,7 @@ import itertools
 import math
 import signal
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import aio_pika
@@ -19,6 +19,7 @@ from tests.support.receiver import running, settings, spawned, take, until
 
 DEADLINE = 2.0
 Trouble = Callable[[PrivateBroker], None]
+Deletion = Callable[[str], Awaitable[None]]
 _numbers = itertools.count(1)
 
 
@@ -130,17 +131,30 @@ async def test_no_trouble_of_the_broker_costs_an_event(
     await survives(node, url, tmp_path, trouble)
 
 
-async def test_a_deleted_queue_is_made_again(url: str, tmp_path: Path) -> None:
-    await loses_its_queue(url, tmp_path)
+async def delete_queue(url: str) -> None:
+    connection = await aio_pika.connect(url, timeout=10)
+    async with connection, connection.channel() as channel:
+        await channel.queue_delete(topology.EVENTS)
 
 
-async def loses_its_queue(url: str, folder: Path) -> None:
-    """Every batch after the loss is answered 200 in time and arrives in the new queue."""
+async def delete_exchange(url: str) -> None:
+    connection = await aio_pika.connect(url, timeout=10)
+    async with connection, connection.channel() as channel:
+        await channel.exchange_delete(topology.EVENTS)
+
+
+@pytest.mark.parametrize("delete", [delete_queue, delete_exchange])
+async def test_what_is_deleted_is_made_again(url: str, tmp_path: Path, delete: Deletion) -> None:
+    await survives_deletion(url, tmp_path, delete)
+
+
+async def survives_deletion(url: str, folder: Path, delete: Deletion) -> None:
+    """Every batch after it is answered 200 in time and arrives in the new queue."""
     async with running(settings(folder / "spool", broker=url)) as receiver:
         await until(lambda: receiver.outlet.connected)
         async with connected(receiver) as client:
             source = Source(client)
-            await delete_queue(url)
+            await delete(url)
             for _ in range(5):
                 await source.send()
             await until(drained(receiver))
@@ -148,12 +162,6 @@ async def loses_its_queue(url: str, folder: Path) -> None:
         assert source.statuses == {200}
         assert max(source.seconds) < DEADLINE
     await all_arrived(url, source)
-
-
-async def delete_queue(url: str) -> None:
-    connection = await aio_pika.connect(url, timeout=10)
-    async with connection, connection.channel() as channel:
-        await channel.queue_delete(topology.EVENTS)
 
 
 async def test_it_starts_while_the_broker_is_down_and_drains_in_order(
@@ -265,9 +273,10 @@ async def test_ten_troubles_of_each_kind_cost_no_event(
 
 @pytest.mark.deep
 @pytest.mark.timeout(300)
-async def test_ten_deleted_queues_cost_no_event(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("delete", [delete_queue, delete_exchange])
+async def test_ten_deletions_cost_no_event(url: str, tmp_path: Path, delete: Deletion) -> None:
     for number in range(10):
-        await loses_its_queue(url, tmp_path / str(number))
+        await survives_deletion(url, tmp_path / str(number), delete)
 
 
 @pytest.mark.deep
