@@ -1,12 +1,15 @@
 """Many deliveries at once: on time, fairly, and with nothing held back. Full runs are `deep`."""
 
 import asyncio
+import os
 import random
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import orjson
 import pytest
 from aiohttp import web
 from msgspec import Struct
@@ -146,12 +149,30 @@ async def told(
     return written
 
 
+async def correio(config: Path, *arguments: str) -> Any:
+    """What a command of the operator answers."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import sys; from console.cli import run; run(sys.argv[1:])",
+        *arguments, "--json",
+        env={**os.environ, "CORREIO_CONFIG": str(config)}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    text, _ = await process.communicate()
+    return orjson.loads(text)
+
+
 async def measure(
-    folder: Path, broker_url: str, *, bad: Sequence[str] = (), held: int = 0, **load: Any
+    folder: Path,
+    broker_url: str,
+    *,
+    bad: Sequence[str] = (),
+    held: int = 0,
+    exhausted: int = 0,
+    **load: Any,
 ) -> Run:
     """One run of a worker with `good` endpoints and the bad ones named.
 
-    `held` deliveries wait to be released to the last endpoint while the run lasts.
+    `held` deliveries wait to be released to the last endpoint while the run lasts; so many that
+    are `exhausted` are replayed to it.
     """
     folder.mkdir()  # noqa: ASYNC240 - takes no time
     async with (
@@ -166,9 +187,19 @@ async def measure(
         freed = await seed(
             ready.store, endpoints=names[-1:], due=[ready.now] * held, state=DeliveryState.HELD
         )
-        async with running(config, broker=broker_url):
+        freed += await seed(
+            ready.store,
+            endpoints=names[-1:],
+            due=[ready.now] * exhausted,
+            state=DeliveryState.EXHAUSTED,
+        )
+        async with running(config, broker=broker_url), asyncio.TaskGroup() as beside:
             await seed(ready.store, endpoints=names, due=[ready.now])  # wait until it runs
             await until(lambda: set(arrivals.counts) == set(names))
+            if exhausted:
+                beside.create_task(
+                    correio(config, "deliveries", "replay", "--rate", "100", "--yes")
+                )
             written = await told(
                 ready.store,
                 names,
@@ -233,3 +264,71 @@ async def test_ten_thousand_released_deliveries_do_not_slow_live_ones(
         seconds=20,
     )  # fmt: skip
     assert ratio <= 1.1
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(900)
+async def test_ten_thousand_replayed_deliveries_do_not_slow_live_ones(
+    tmp_path: Path, broker_url: str
+) -> None:
+    ratio = await compare(
+        tmp_path, broker_url, by="p95", rounds=4, beside={"exhausted": 10_000}, good=5, rate=10,
+        seconds=20,
+    )  # fmt: skip
+    assert ratio <= 1.1
+
+
+async def replays(folder: Path, broker_url: str, *, count: int, rate: int) -> None:
+    """A bulk replay is cancelled half-way, begun again and ends; each arrives just once."""
+    async with (
+        bench(sqlite_in(folder), broker_url) as ready,
+        Arrivals(lambda: ready.now) as arrivals,
+    ):
+        endpoints = [
+            endpoint_config(name, f"http://127.0.0.1:{arrivals.port}/{name}")
+            for name in ("replayed", "live")
+        ]
+        config = write_config(folder, store=ready.url, endpoints=endpoints, callbacks={})
+        ids = await seed(
+            ready.store, endpoints=["replayed"], due=[ready.now] * count,
+            state=DeliveryState.EXHAUSTED,
+        )  # fmt: skip
+        replay = ("deliveries", "replay", "--rate", str(rate), "--yes")
+        async with running(config, broker=broker_url):
+            begun = await correio(config, *replay)
+            assert begun["count"] == count
+            await until(lambda: arrivals.counts.get("replayed", 0) >= count // 4, limit=120)
+            stopped = await correio(
+                config, "deliveries", "cancel", "--replay", begun["replay"], "--yes"
+            )
+            cancelled = ready.now
+            await seed(ready.store, endpoints=["live"], due=[ready.now + 3_000])
+            await until(lambda: "live" in arrivals.counts, limit=60)
+            last = max(arrivals.first[one] for one in ids if one in arrivals.first)
+            assert last - cancelled < 2_000
+            assert arrivals.counts["replayed"] == count - stopped["count"]
+
+            again = await correio(config, *replay)
+            assert again["count"] == stopped["count"]
+            await until(lambda: arrivals.counts["replayed"] >= count, limit=120, every=0.2)
+            await until(
+                lambda: all(one.state == "delivered" for one in rows(ready.url).values()),
+                limit=60, every=0.2,
+            )  # fmt: skip
+            assert (await correio(config, *replay))["count"] == 0
+        print(f"\ncancelled {stopped['count']}, last call {last - cancelled} ms after it")  # noqa: T201 - as above
+        assert arrivals.counts == {"replayed": count, "live": 1}
+
+
+async def test_a_bulk_replay_stops_when_told_and_delivers_nothing_twice(
+    tmp_path: Path, broker_url: str
+) -> None:
+    await replays(tmp_path, broker_url, count=150, rate=100)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+async def test_ten_thousand_replayed_deliveries_arrive_once(
+    tmp_path: Path, broker_url: str
+) -> None:
+    await replays(tmp_path, broker_url, count=10_000, rate=200)
