@@ -1,18 +1,21 @@
 """``correio endpoints``: who gets callbacks, and whether just now."""
 
+import asyncio
 import sys
 from typing import Any
 
 import click
+import orjson
 
-from console.context import NO, Context, iso, json_option, pass_context, run
+from console.context import NO, USAGE, Context, iso, json_option, pass_context, run
+from shared.errors import ConfigError, CorreioError
 from shared.store.queries import Queries
 from shared.store.rows import EndpointStatus
 
 
 @click.group()
 def endpoints() -> None:
-    """List, pause or resume endpoints."""
+    """List, pause, resume or test endpoints."""
 
 
 @endpoints.command("list")
@@ -80,12 +83,54 @@ def resume(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT
     _set(context, id, EndpointStatus.ENABLED, "", as_json=as_json)
 
 
-def _set(
-    context: Context, endpoint: str, status: EndpointStatus, reason: str, *, as_json: bool
-) -> None:
+@endpoints.command()
+@click.argument("id", metavar="ID")
+@json_option
+@pass_context
+def test(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT001 - click passes them by the names that the usage shows
+    """Send one signed test callback from this machine, just as a worker would send it."""
+    _require(context, id)
+    answer = run(_probe(id))
+
+    def human() -> None:
+        said = answer["error"] or f"answered {answer['status']}"
+        click.echo(f"{id}: {answer['outcome']}: {said} after {answer['durationSeconds']:g} s")
+
+    context.show(answer, as_json=as_json, human=human)
+    if not answer["ok"]:
+        sys.exit(NO)
+
+
+async def _probe(endpoint: str) -> dict[str, Any]:
+    """Have a worker's own code make the call, in a process of its own.
+
+    Raises:
+        CorreioError: it ended without an answer.
+        ConfigError: the endpoint cannot be used as it is configured.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", "probe", endpoint, stdout=asyncio.subprocess.PIPE
+    )
+    text, _ = await process.communicate()
+    try:
+        answer: dict[str, Any] = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise CorreioError("the test process ended without an answer") from None
+    if process.returncode == USAGE:
+        raise ConfigError(answer["error"])
+    return answer
+
+
+def _require(context: Context, endpoint: str) -> None:
     if endpoint not in {one.id for one in context.config.endpoint}:
         click.echo(f"correio: no endpoint {endpoint!r} is configured", err=True)
         sys.exit(NO)
+
+
+def _set(
+    context: Context, endpoint: str, status: EndpointStatus, reason: str, *, as_json: bool
+) -> None:
+    _require(context, endpoint)
 
     async def work() -> None:
         async with context.store() as store:

@@ -200,7 +200,10 @@ async def test_it_does_not_start_without_knowing_its_work(tmp_path: Path) -> Non
             sys.executable, "-m", "worker", *arguments, stderr=asyncio.subprocess.PIPE
         )
         _, text = await made.communicate()
-        assert (made.returncode, text) == (2, b"usage: python -m worker events|callbacks\n")
+        assert (made.returncode, text) == (
+            2,
+            b"usage: python -m worker events|callbacks|probe ENDPOINT\n",
+        )
 
 
 async def test_a_consumer_told_to_stop_stops_whatever_it_is_at(broker_url: str) -> None:

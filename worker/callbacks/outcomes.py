@@ -143,6 +143,11 @@ def status_of(outcome: Outcome) -> int | None:
             assert_never(never)
 
 
+def error_of(outcome: Outcome) -> str:
+    """One line on what went wrong, for the operator; empty where an answer says it all."""
+    return outcome.error if isinstance(outcome, RetryableFailure | PermanentFailure) else ""
+
+
 def is_healthy(outcome: Outcome) -> bool | None:
     """What it says of the endpoint's health, for the breaker; None where it says nothing.
 

@@ -16,15 +16,13 @@ from worker.callbacks.means import Means
 from worker.callbacks.outbound import delay
 from worker.callbacks.outcomes import (
     EndpointGone,
-    PermanentFailure,
     RetryableFailure,
+    error_of,
     name_of,
     status_of,
 )
 
 log = get_logger(__name__)
-
-FAILED: Final = (RetryableFailure, PermanentFailure)
 
 GROUP: Final = 200
 """Attempts in one transaction at the most."""
@@ -98,7 +96,7 @@ class Recorder:
             duration_ms=call.duration_ms,
             outcome=name_of(outcome),
             status=status_of(outcome),
-            error=outcome.error if isinstance(outcome, FAILED) else "",
+            error=error_of(outcome),
             answer=outcome.answer if isinstance(outcome, RetryableFailure | EndpointGone) else b"",
             state=decision.state,
             due_at=decision.due_at,
