@@ -10,6 +10,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
+import orjson
 import structlog
 
 from shared.config import LogConfig
@@ -35,7 +36,7 @@ def configure_logs(config: LogConfig, *, role: str) -> None:
     """Set up structlog and the standard library's logging for a process of this role."""
     level = logging.getLevelNamesMapping()[config.level.upper()]
     renderer: Any = (
-        structlog.processors.JSONRenderer()
+        structlog.processors.JSONRenderer(serializer=_json)
         if config.format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
@@ -64,6 +65,10 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger whose lines carry `name` as their component."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(component=name)
     return logger
+
+
+def _json(line: Any, **_options: Any) -> str:
+    return orjson.dumps(line, default=str).decode()
 
 
 def _name_error(

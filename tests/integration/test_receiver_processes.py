@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,10 @@ def children(receiver: Spawned) -> list[psutil.Process]:
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that have not ended; who has, may still wait for somebody to take note of it."""
     return [process for process in processes if lives(process)]
+
+
+def all_gone(processes: Iterable[psutil.Process]) -> bool:
+    return alive(processes) == []
 
 
 def lives(process: psutil.Process) -> bool:
@@ -69,7 +74,7 @@ async def test_they_end_with_their_supervisor_however_it_ends(tmp_path: Path) ->
             processes = children(receiver)
             assert len(processes) == 2
             await receiver.end(number)
-            await until(lambda processes=processes: alive(processes) == [])  # type: ignore[misc]
+            await until(partial(all_gone, processes))
 
 
 async def test_a_fault_in_the_configuration_is_told_and_not_retried(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -206,6 +207,11 @@ def overwrite(path: Path, change: Callable[[bytearray], None]) -> None:
     path.write_bytes(content)
 
 
+def flip(place: int, content: bytearray) -> None:
+    """Turn one bit over."""
+    content[place] ^= 4
+
+
 async def filled(folder: Path, count: int) -> Path:
     """A spool file of `count` batches, closed; returns its path."""
     async with Opened(folder) as opened:
@@ -295,9 +301,7 @@ async def _damaged_anyhow(folder: Path, data: st.DataObject) -> None:
             file.truncate(data.draw(st.integers(0, size - 1), label="length"))
     for place in data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=5), label="at"):
         if place < path.stat().st_size:
-            overwrite(
-                path, lambda content, place=place: content.__setitem__(place, content[place] ^ 4)
-            )  # type: ignore[misc]
+            overwrite(path, partial(flip, place))
     async with Opened(folder) as opened:
         await opened.spool.append(batch(999))
         found: list[str] = []
