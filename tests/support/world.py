@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -164,25 +164,32 @@ class World:
 
     async def applied(self) -> None:
         """Wait until no event is under way: all are stored, spool and queue are empty."""
-        wanted = len({one["eventId"] for one in self.source.made})
+        await _until(self._events_under_way)
 
-        async def done() -> bool:
-            found = await asyncio.to_thread(books.fetch, self.store, "SELECT count(*) FROM events")
-            return int(found[0][0]) >= wanted and await self._empty(topology.EVENTS)
-
-        await _until(done)
-        await _until(self._spool_empty)
+    async def _events_under_way(self) -> dict[str, Any]:
+        """What an event that got its 200 may still lie in, where that is not empty."""
+        rows = await asyncio.to_thread(books.fetch, self.store, "SELECT event_id FROM events")
+        missing = {one["eventId"] for one in self.source.made} - {one for (one,) in rows}
+        spool = measure_spool(self.spool, now=0)
+        found: dict[str, Any] = {"missing": missing, "spool": spool is None or spool.events}
+        try:
+            found |= {one.name: one.ready for one in await depths(Secret(self.broker.url))}
+        except CorreioError as error:
+            found["broker"] = error
+        return {
+            name: value for name, value in found.items()
+            if value and not name.startswith(topology.CALLBACKS)
+        }  # fmt: skip
 
     async def settled(self) -> None:
         """Wait until nothing is under way at all."""
         await self.applied()
 
-        async def done() -> bool:
-            query = "SELECT count(*) FROM deliveries WHERE state <> 'delivered'"
-            found = await asyncio.to_thread(books.fetch, self.store, query)
-            return int(found[0][0]) == 0
+        async def waiting() -> dict[str, Any]:
+            query = "SELECT id, state FROM deliveries WHERE state <> 'delivered'"
+            return dict(await asyncio.to_thread(books.fetch, self.store, query))
 
-        await _until(done)
+        await _until(waiting)
 
     async def judge(self) -> books.Books:
         """The oracle: what was accepted was applied once, and told, and the books balance."""
@@ -205,22 +212,16 @@ class World:
         assert set(calls) == told
         assert all(len({call.body for call in made}) == 1 for made in calls.values())
 
-    async def _empty(self, queue: str) -> bool:
-        try:
-            found = await depths(Secret(self.broker.url))
-        except CorreioError:
-            return False
-        return all(one.ready == 0 for one in found if one.name == queue)
 
-    async def _spool_empty(self) -> bool:
-        held = measure_spool(self.spool, now=0)
-        return held is not None and held.events == 0
-
-
-async def _until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(HEALED):
-        while not await condition():
-            await asyncio.sleep(0.1)
+async def _until(nothing: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    """Wait until what is asked has nothing left to name; fail with what it names in the end."""
+    left: dict[str, Any] = {}
+    try:
+        async with asyncio.timeout(HEALED):
+            while left := await nothing():
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"still there after {HEALED:g} s: {left}") from None
 
 
 @contextlib.asynccontextmanager
