@@ -5,6 +5,7 @@ Personal data cannot leak through a field nobody thought of: a field that is not
 their logger's name and level, since they may quote a body.
 """
 
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -68,7 +69,10 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
 
 
 def _json(line: Any, **_options: Any) -> str:
-    return orjson.dumps(line, default=str).decode()
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # such as a number of more than 64 bits
+        return json.dumps(line, default=str)
 
 
 def _name_error(

@@ -129,6 +129,22 @@ async def test_what_the_store_refuses_is_found_by_splitting_and_quarantined(
     assert after.quarantined == {"refused_by_store": 1}
 
 
+async def test_a_fault_after_the_commit_refuses_nothing(
+    store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a log that cannot be written: the events are stored, whatever is said of them."""
+    applier = Applier(store, CONFIG, clock=SystemClock())
+
+    def full(*_arguments: Any, **_fields: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("worker.events.apply.log.info", full)
+    with pytest.raises(OSError, match="no space"):
+        await applier.apply([arrival(ev.event("link_created", at=i)) for i in range(4)])
+    after = books.read(store_url)
+    assert (sum(after.labels.values()), after.duplicates, after.quarantined) == (4, 0, {})
+
+
 async def test_an_event_of_another_application_is_quarantined(store: Store, store_url: str) -> None:
     applier = Applier(store, CONFIG, clock=SystemClock())
     await applier.apply([arrival(ev.event("link_created", app="stranger"))])

@@ -48,7 +48,7 @@ class Applier:
             StoreUnavailableError: nothing, or only a leading part, was applied; apply all again.
         """
         try:
-            await self._apply_together(arrivals)
+            batch, changes = await self._apply_together(arrivals)
         except STORE_AWAY:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the others
@@ -60,6 +60,8 @@ class Applier:
             middle = len(arrivals) // 2
             await self.apply(arrivals[:middle])
             await self.apply(arrivals[middle:])
+        else:
+            self._account(batch, changes)
 
     async def quarantine_dead(self, arrivals: Sequence[Arrival]) -> None:
         """Put what the broker dead-lettered into the quarantine."""
@@ -78,7 +80,9 @@ class Applier:
                     folder = self._folder(loaded, histories={})
                     await transaction.write(folder.change(key, settle(state)))
 
-    async def _apply_together(self, arrivals: Sequence[Arrival]) -> None:
+    async def _apply_together(
+        self, arrivals: Sequence[Arrival]
+    ) -> tuple[Sequence[Decoded], Changes]:
         started = time.perf_counter()
         batch = decode_all(
             arrivals,
@@ -92,7 +96,7 @@ class Applier:
                 changes, folding = await self._commit(batch)
         metrics.FOLD_SECONDS.observe(decoded - started + folding)
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - decoded)
-        self._account(batch, changes)
+        return batch, changes
 
     async def _commit(self, batch: Sequence[Decoded]) -> tuple[Changes, float]:
         """Lock, find, fold, write; returns what was written and the seconds spent folding.

@@ -1,0 +1,80 @@
+"""Log lines: readable by machines, and never with a field that nobody has allowed."""
+
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+
+from shared import logs
+from shared.config import LogConfig
+
+CPF = "258.722.521-37"
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
+    """Logging as a process sets it up; returns the lines written so far."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    before = {name: list(logging.getLogger(name).handlers) for name in logs._FOREIGN}
+    logs.configure_logs(LogConfig(level="debug", format="json"), role="test")
+    yield lambda: [orjson.loads(line) for line in written.getvalue().splitlines()]
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    for name, handlers in before.items():
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = handlers, True
+        logger.setLevel(logging.NOTSET)
+
+
+def test_a_line_says_when_where_and_what(lines: Lines) -> None:
+    logs.get_logger("worker.x").info("batch.done", count=3, status=None)
+    (line,) = lines()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "batch.done", "level": "info", "role": "test", "component": "worker.x",
+        "count": 3, "status": None,
+    }  # fmt: skip
+
+
+def test_a_field_that_is_not_allowed_is_withheld(lines: Lines) -> None:
+    logs.get_logger("x").info("said", body=CPF, tax_id=CPF)
+    (line,) = lines()
+    assert (line["body"], line["tax_id"]) == (logs.WITHHELD, logs.WITHHELD)
+
+
+def test_of_an_exception_only_the_type_is_told(lines: Lines) -> None:
+    try:
+        int(CPF)
+    except ValueError:
+        logs.get_logger("x").exception("broke")
+    (line,) = lines()
+    assert line["error_type"] == "ValueError"
+    assert CPF not in str(line)
+
+
+def test_what_a_library_quotes_is_not_repeated(lines: Lines) -> None:
+    logging.getLogger("aiormq.connection").warning("the body was %s", CPF)
+    (line,) = lines()
+    assert (line["event"], line["component"]) == ("library.message", "aiormq.connection")
+    assert CPF not in str(line)
+
+
+@pytest.mark.parametrize("value", [Colour.RED, 2**70, object, b"\xff", {Colour.RED: 1}, {1: 2}])
+def test_no_value_costs_a_line(lines: Lines, value: object) -> None:
+    logs.get_logger("x").info("said", state=value, **{Colour.RED: 1})
+    (line,) = lines()
+    assert line["event"] == "said"
