@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import apsw
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from shared.errors import StoreConflictError, StoreDamagedError, StoreUnavailableError
 
@@ -109,8 +110,8 @@ class SqliteDatabase:
         connection = apsw.Connection(str(self.path), flags=flags, statementcachesize=200)
         try:
             connection.set_busy_timeout(int(self._busy_timeout * 1000))
+            self._use_wal(connection)
             for pragma in (
-                "journal_mode = WAL",
                 "synchronous = FULL",
                 "foreign_keys = ON",
                 "temp_store = MEMORY",
@@ -122,6 +123,17 @@ class SqliteDatabase:
             connection.close()
             raise
         self._connection = connection
+
+    def _use_wal(self, connection: apsw.Connection) -> None:
+        """Switch to the write-ahead log, for which SQLite itself does not wait while busy."""
+        for attempt in Retrying(
+            retry=retry_if_exception_type(apsw.BusyError),
+            wait=wait_random(0.002, 0.02),
+            stop=stop_after_delay(self._busy_timeout),
+            reraise=True,
+        ):
+            with attempt:
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
 
     def _close(self) -> None:
         if self._connection is not None:

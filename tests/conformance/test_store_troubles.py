@@ -6,12 +6,14 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import apsw
 import psycopg
 import pytest
 
 from shared.config import Secret, StoreConfig
 from shared.domain.keys import AggregateKey
 from shared.errors import SchemaError, StoreConflictError, StoreUnavailableError
+from shared.store.database import SqliteDatabase
 from shared.store.migrate import migrate
 from shared.store.open import open_store
 from shared.store.port import Store
@@ -263,3 +265,21 @@ async def test_a_store_of_an_older_release_is_refused_until_it_is_migrated(
         await opener().start()
     assert await migrate(Secret(store_url)) == [newest.name]
     await opener().start()
+
+
+async def test_opening_waits_for_a_writer_that_does_not_use_the_log_yet(tmp_path: Path) -> None:
+    """SQLite's own patience does not cover the switch to the write-ahead log."""
+    path = tmp_path / "store.db"
+    other = apsw.Connection(str(path))
+    other.execute("CREATE TABLE t (x); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)")
+    database = SqliteDatabase(path, busy_timeout=30)
+    opening = asyncio.create_task(database.open())
+    done, _ = await asyncio.wait([opening], timeout=0.2)
+    assert not done
+    other.execute("COMMIT")
+    async with asyncio.timeout(10):
+        await opening
+    assert await database.run(lambda one: one.pragma("journal_mode")) == "wal"
+    await database.close()
+    database.shutdown()
+    other.close()
