@@ -10,6 +10,7 @@ from rich.progress import track
 from console.context import NO, Context, Moment, iso, json_option, pass_context, run
 from console.look import delivery_answer
 from shared.ids import new_id
+from shared.privacy import mask_tax_ids
 from shared.store.queries import CHUNK, DeliveryFilter, DeliveryRow
 from shared.store.rows import DeliveryState
 
@@ -113,7 +114,7 @@ def list_(
 @json_option
 @pass_context
 def show(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT001 - click passes them by the names that the usage shows
-    """Show one delivery with its attempts."""
+    """Show one delivery with its attempts; tax ids in an endpoint's answer are masked."""
 
     async def find() -> dict[str, Any] | None:
         async with context.queries() as queries:
@@ -123,7 +124,7 @@ def show(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT00
             attempts = (await queries.attempts_of([id])).get(id, [])
             answer = delivery_answer(row, attempts)
             for made, attempt in zip(answer["attempts"], attempts, strict=True):
-                made["answer"] = attempt.answer.decode("utf-8", "replace") or None
+                made["answer"] = mask_tax_ids(attempt.answer.decode("utf-8", "replace")) or None
             return answer
 
     answer = run(find())

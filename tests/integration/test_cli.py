@@ -9,9 +9,7 @@ from typing import Any
 import apsw
 import orjson
 import pytest
-from click.testing import CliRunner
 
-from console.cli import run
 from shared.broker import topology
 from shared.broker.depth import depths
 from shared.clock import SystemClock
@@ -21,6 +19,7 @@ from shared.store.port import Store
 from shared.store.rows import AttemptRecord, DeliveryState
 from tests.support import books
 from tests.support import events as ev
+from tests.support.cli import correio as run
 from tests.support.processes import write_config
 from worker.events.apply import Applier
 from worker.events.arrivals import Arrival
@@ -51,17 +50,9 @@ class Cli:
 
     async def text(self, *arguments: str, exits: int = 0) -> str:
         """What a command prints."""
-        return await asyncio.to_thread(self._run, arguments, exits)
-
-    def _run(self, arguments: tuple[str, ...], exits: int) -> str:
-        runner = CliRunner(env={"CORREIO_CONFIG": str(self.path), "COLUMNS": "200"})
-        with runner.isolation() as (out, err, _):
-            try:
-                status = run(arguments)
-            except SystemExit as left:
-                status = int(left.code or 0)
-        assert status == exits, (arguments, out.getvalue(), err.getvalue())
-        return (out.getvalue() or err.getvalue()).decode()
+        status, out, err = await run(self.path, *arguments)
+        assert status == exits, (arguments, out, err)
+        return out or err
 
 
 @pytest.fixture

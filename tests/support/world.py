@@ -102,7 +102,10 @@ def _histories() -> Iterator[dict[str, Any]]:
 class World:
     """Correio as a whole. Its parts are killed, stopped and started by name."""
 
-    def __init__(self, folder: Path, broker: PrivateBroker, store: str, endpoint: Endpoint) -> None:
+    def __init__(
+        self, folder: Path, broker: PrivateBroker, store: str, endpoint: Endpoint, **more: Any
+    ) -> None:
+        """`more` are further sections of the configuration."""
         self.folder = folder
         self.broker = broker
         self.store = store
@@ -110,10 +113,10 @@ class World:
         self.port = free_port()
         self.spool = folder / "spool"
         self.source = Source(Listener(self.port))
-        self._config = write_config(
+        self.config = write_config(
             folder,
             broker={"url": broker.url, "reconnect_max": 0.3},
-            store={"url": store},
+            store={"url": store, "busy_timeout": 1.0},
             receiver={"port": self.port, "spool": str(self.spool), "spool_min_free_bytes": 0},
             source=[{"name": "klavi", "secrets": [SECRET], "partner_app_ids": [ev.APP]}],
             callbacks=CALLBACKS,
@@ -121,6 +124,7 @@ class World:
                 "id": "crm", "url": endpoint.url, "secrets": [ENDPOINT_SECRET],
                 "allow_private_network": True,
             }],
+            **more,
         )  # fmt: skip
         self._stack = contextlib.ExitStack()
         self._serving = contextlib.AsyncExitStack()
@@ -132,7 +136,7 @@ class World:
         await self._serving.enter_async_context(serving(self.endpoint, port=self.endpoint.port))
         for role, arguments in ROLES.items():
             log = self.folder / f"{role}.log"
-            made = process(*arguments, config=self._config, log=log)
+            made = process(*arguments, config=self.config, log=log)
             self.parts[role] = self._stack.enter_context(made)
             self.parts[role].start()
         for part in self.parts.values():
@@ -225,10 +229,12 @@ async def _until(nothing: Callable[[], Awaitable[dict[str, Any]]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def world(folder: Path, broker: PrivateBroker, store: str) -> AsyncIterator[World]:
+async def world(
+    folder: Path, broker: PrivateBroker, store: str, **more: Any
+) -> AsyncIterator[World]:
     """Everything runs when this is entered."""
     endpoint = Endpoint()
     async with serving(endpoint):  # only to learn a free port
         pass
-    async with World(folder, broker, store, endpoint) as made:
+    async with World(folder, broker, store, endpoint, **more) as made:
         yield made
