@@ -189,6 +189,7 @@ class Node:
         """Stop the node's process in its tracks: connections stand, nothing answers."""
         if self._beam is not None:
             self._beam.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self._beam.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Undo `pause`."""

@@ -83,6 +83,7 @@ async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Sessio
         )
     began = asyncio.get_running_loop().time()
     try:
+        _heed_cancellation()
         await session(connection)
     finally:
         await close(connection)
@@ -122,9 +123,13 @@ def lost(connection: AbstractConnection) -> asyncio.Future[None]:
 
 
 async def first_of(*awaitables: Awaitable[object]) -> None:
-    """Return when any of them is done, however it ended; cancel the others."""
+    """Return when any of them is done, however it ended; cancel the others.
+
+    A cancellation that was swallowed before is heeded here, where the wait may be without end.
+    """
     waiting = [asyncio.ensure_future(one) for one in awaitables]
     try:
+        _heed_cancellation()
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for one in waiting:

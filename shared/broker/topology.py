@@ -75,6 +75,8 @@ QUEUES: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType({
 """Queue → (the direct exchange that feeds it, its arguments). The binding key is the queue's name;
 the exchange for dead letters is a fanout."""
 
+_LAST = list(QUEUES)[-1]
+
 
 async def declare(url: Secret | str) -> None:
     """Declare everything on the broker at `url`; doing so again changes nothing.
@@ -104,6 +106,8 @@ async def declare_on(connection: AbstractConnection) -> None:
 async def require(connection: AbstractConnection, queue: str, config: BrokerConfig) -> None:
     """Make sure that `queue` and its exchange exist, declaring the topology if not and we may.
 
+    So does the queue that is declared last: whoever declared before us may have been broken off.
+
     Raises:
         aiormq.exceptions.AMQPError: one is missing and may not be declared.
     """
@@ -118,7 +122,8 @@ async def require(connection: AbstractConnection, queue: str, config: BrokerConf
 async def _find(connection: AbstractConnection, queue: str) -> None:
     channel: AbstractChannel = await connection.channel()
     try:
-        await channel.declare_queue(queue, passive=True)
+        for name in (queue, _LAST):
+            await channel.declare_queue(name, passive=True)
         await channel.get_exchange(QUEUES[queue][0], ensure=True)
     finally:
         if not channel.is_closed:

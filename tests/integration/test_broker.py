@@ -290,3 +290,25 @@ async def test_a_session_that_ends_at_once_counts_as_a_failure(broker_url: str) 
             await task
     failed = [one["attempt"] for one in lines if one["event"] == "broker.unavailable"]
     assert failed[:2] == [1, 2]
+
+
+@pytest.mark.parametrize("declared", [1, 9])
+async def test_a_declaration_that_broke_off_is_made_whole_by_the_next_process(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch, declared: int
+) -> None:
+    declare = aio_pika.Channel.declare_queue
+    left = declared
+
+    async def dying(*arguments, **options):  # noqa: ANN002, ANN003, ANN202
+        nonlocal left
+        if left == 0:
+            raise ConnectionError("the process is killed here")
+        left -= 1
+        return await declare(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(aio_pika.Channel, "declare_queue", dying)
+        with pytest.raises(BrokerUnavailableError):
+            await topology.declare(broker_url)
+    async with publishing(broker_url):
+        assert [one.name for one in await depths(Secret(broker_url))] == list(topology.QUEUES)

@@ -1,7 +1,6 @@
 """The callbacks worker while broker and store come and go."""
 
 import asyncio
-import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -11,9 +10,7 @@ import orjson
 import pytest
 
 from deploy.local.provide import PrivateBroker
-from shared.broker import topology
-from shared.broker.consumer import BatchConsumer
-from shared.config import BrokerConfig, Secret
+from shared.config import Secret
 from shared.errors import SchemaError, StoreUnavailableError
 from shared.store.database import SqliteDatabase
 from shared.store.migrate import migrate
@@ -204,18 +201,3 @@ async def test_it_does_not_start_without_knowing_its_work(tmp_path: Path) -> Non
             2,
             b"usage: python -m worker events|callbacks|probe ENDPOINT\n",
         )
-
-
-async def test_a_consumer_told_to_stop_stops_whatever_it_is_at(broker_url: str) -> None:
-    await topology.declare(broker_url)
-    for number in range(40):
-        consumer = BatchConsumer(
-            BrokerConfig(url=Secret(broker_url)), name="t", queue=topology.CALLBACKS, prefetch=1
-        )
-        task = asyncio.create_task(consumer.run())
-        for _ in range(number):
-            await asyncio.sleep(0)
-        task.cancel()
-        async with asyncio.timeout(5):
-            with contextlib.suppress(asyncio.CancelledError):
-                await task

@@ -30,7 +30,7 @@ CALLBACKS = {
     "wake_grace": 3.0, "breaker_open": 1.0, "breaker_open_max": 2.0,
 }  # fmt: skip
 
-HEALED = 120.0
+HEALED = 60.0
 """Seconds in which everything must have drained after the last fault."""
 
 
