@@ -10,7 +10,7 @@ import aiormq.abc
 from aio_pika.abc import AbstractConnection
 from msgspec import Struct
 
-from shared.broker import topology
+from shared.broker import headers, topology
 from shared.broker.connection import SETUP_TIMEOUT, close, first_of, keep_connected
 from shared.broker.faults import LOST
 from shared.config import BrokerConfig
@@ -55,13 +55,17 @@ class _Subscription:
         self._delivered = 0
         self._acked = 0
         self._still = True
+        self.in_hand: deque[Received] = deque()
 
-    def delivered(self, tag: int) -> None:
-        self._delivered = tag
+    def delivered(self, message: Received) -> None:
+        self._delivered = message.tag
         self._still = False
+        self.in_hand.append(message)
 
     async def ack(self, tag: int) -> None:
         self._acked = tag
+        while self.in_hand and self.in_hand[0].tag <= tag:
+            self.in_hand.popleft()
         with contextlib.suppress(*LOST):
             await self._channel.basic_ack(tag, multiple=True, wait=False)
 
@@ -85,7 +89,7 @@ class BatchConsumer:
         """`prefetch` bounds the messages held unacknowledged."""
         self._config = config
         self._name = name
-        self._queue = queue
+        self.queue = queue
         self._prefetch = prefetch
         self._buffer: deque[Received] = deque()
         self._arrived = asyncio.Event()
@@ -97,9 +101,19 @@ class BatchConsumer:
         return self._subscription is not None
 
     @property
-    def buffered(self) -> int:
-        """Messages delivered and not yet taken."""
-        return len(self._buffer)
+    def unacknowledged(self) -> int:
+        """Messages delivered to us and not settled yet."""
+        return 0 if self._subscription is None else len(self._subscription.in_hand)
+
+    def oldest(self, now: int) -> int | None:
+        """When the receiver had the oldest of them, in Unix milliseconds; None without any.
+
+        A message that does not say so, such as a callback's, counts as received `now`.
+        """
+        if self._subscription is None or not self._subscription.in_hand:
+            return None
+        said = self._subscription.in_hand[0].headers.get(headers.RECEIVED_AT)
+        return said if isinstance(said, int) else now
 
     async def run(self) -> None:
         """Keep consuming until cancelled."""
@@ -132,7 +146,7 @@ class BatchConsumer:
     async def _serve(self, connection: AbstractConnection) -> None:
         """Consume over this connection until it, or the consumer on it, is lost."""
         async with asyncio.timeout(SETUP_TIMEOUT):
-            await topology.require(connection, self._queue, self._config)
+            await topology.require(connection, self.queue, self._config)
         while True:
             await self._consume(connection)
 
@@ -152,15 +166,14 @@ class BatchConsumer:
         async def collect(message: aiormq.abc.DeliveredMessage) -> None:
             if self._subscription is not subscription:
                 return  # of a channel that has gone: its number means another message by now
-            subscription.delivered(message.delivery_tag or 0)
-            self._buffer.append(
-                Received(
-                    message.body,
-                    message.header.properties.headers or {},
-                    message.delivery_tag or 0,
-                    bool(message.redelivered),
-                )
+            received = Received(
+                message.body,
+                message.header.properties.headers or {},
+                message.delivery_tag or 0,
+                bool(message.redelivered),
             )
+            subscription.delivered(received)
+            self._buffer.append(received)
             self._arrived.set()
 
         channel.on_consumer_cancel_callbacks.add(lambda _frame: cancelled.set())
@@ -168,7 +181,7 @@ class BatchConsumer:
         lost_consumer = asyncio.ensure_future(first_of(channel.closing, cancelled.wait()))
         try:
             async with asyncio.timeout(SETUP_TIMEOUT):
-                await channel.basic_consume(self._queue, collect)
+                await channel.basic_consume(self.queue, collect)
             await first_of(lost_consumer, subscription.idle())
             if lost_consumer.done() and not lost_consumer.cancelled():
                 raise BrokerUnavailableError("the consumer was lost")

@@ -191,9 +191,9 @@ async def test_what_a_lost_channel_still_delivers_is_dropped(
                 channel=None,  # type: ignore[arg-type] - nobody looks at it
             )
             await collectors[0](late)
-            assert taker.buffered == 0
+            assert taker.unacknowledged == 1
             await collectors[1](late)
-            assert taker.buffered == 1
+            assert taker.unacknowledged == 2
 
 
 async def test_a_consumer_survives_the_deletion_of_its_queue(broker_url: str) -> None:

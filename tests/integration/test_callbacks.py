@@ -130,7 +130,7 @@ async def test_one_that_hangs_keeps_nobody_waiting_and_holds_no_message(ready: B
 
             async def settled() -> bool:
                 found = await depths(ready.config.broker.url)
-                return not any(one.ready for one in found) and not service._consumer.buffered
+                return not any(one.ready for one in found) and not service._consumer.unacknowledged
 
             await until_async(settled)
             hanging.gate.set()

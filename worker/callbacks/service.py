@@ -8,6 +8,7 @@ from shared.broker import topology
 from shared.broker.consumer import BatchConsumer
 from shared.broker.depth import depths
 from shared.broker.publisher import ConfirmingPublisher
+from shared.broker.watch import QueueWatch
 from shared.clock import Clock, SystemClock
 from shared.config import Config
 from shared.errors import StoreConflictError, StoreUnavailableError
@@ -82,6 +83,7 @@ class CallbacksService:
         self._intake = Intake(
             self._consumer, means, lanes=self.lanes, holder=self._steward, work=work
         )
+        self._watch = QueueWatch(config.broker, (self._consumer,), clock=clock)
         for lane in self.lanes.all.values():
             _observe(lane)
 
@@ -114,7 +116,8 @@ class CallbacksService:
         async with asyncio.TaskGroup() as group:
             consuming = group.create_task(self._consumer.run())
             background = [
-                group.create_task(part) for part in (self._publisher.run(), self._recorder.run())
+                group.create_task(part)
+                for part in (self._publisher.run(), self._recorder.run(), self._watch.run())
             ]
             loops = [
                 group.create_task(part.run(stop))

@@ -7,6 +7,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from shared.broker import topology
 from shared.broker.consumer import BatchConsumer
+from shared.broker.watch import QueueWatch
 from shared.clock import Clock, SystemClock
 from shared.config import Config
 from shared.errors import SchemaError, StoreConflictError, StoreUnavailableError
@@ -46,6 +47,7 @@ class EventsService:
             config.broker, name="worker events, dead letters", queue=topology.DEAD, prefetch=100
         )
         self._applier = Applier(store, config, clock=clock)
+        self._watch = QueueWatch(config.broker, (self._events, self._dead), clock=clock)
 
     @property
     def checks(self) -> Mapping[str, Check]:
@@ -75,6 +77,7 @@ class EventsService:
             background = [
                 group.create_task(self._events.run()),
                 group.create_task(self._dead.run()),
+                group.create_task(self._watch.run()),
                 group.create_task(self._settle()),
             ]
             pipelines = [
