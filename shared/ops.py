@@ -1,12 +1,16 @@
 """Health and metrics of a process, on a port of its own."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 
 import orjson
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Info, generate_latest
 
 from shared.config import OpsConfig
+
+BUILD = Info("correio_build", "The release that runs.")
+BUILD.info({"version": version("correio")})
 
 Check = Callable[[], str | None]
 """Returns None when all is well, else what is wrong, without personal data."""

@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 from deploy.local.demo import Break, demo
+from deploy.local.install import find_promtool
 from deploy.local.provide import private_node
 from deploy.local.rabbitmq import BrokerError
 from deploy.local.run import run
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
                 return _until_signalled(run(options.folder, named=named), interrupted=0)
             case _:
                 print(private_node(options.folder).origin)
+                print(
+                    find_promtool() or "promtool cannot be had here: the alert rules stay unchecked"
+                )
                 return 0
     except (BrokerError, StackError) as error:
         print(error, file=sys.stderr)
@@ -78,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help="break something on purpose; the demo must notice and exit 1",
     )
     keep = commands.add_parser("run", help="bring the stack up and keep it up until Ctrl-C")
-    need = commands.add_parser("prepare", help="make sure that a private broker can be had")
+    need = commands.add_parser("prepare", help="make sure that the tests find what they need")
     for command in (keep, need):
         command.add_argument("--folder", type=Path, default=DEFAULT_FOLDER)
     return parser

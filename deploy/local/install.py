@@ -1,8 +1,10 @@
-"""RabbitMQ from the distribution's packages, where we may install them."""
+"""RabbitMQ and Prometheus from the distribution's packages, where we may install them."""
 
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 from deploy.local.rabbitmq import BrokerError
 
@@ -23,8 +25,8 @@ if [ ! -e "$policy" ]; then
     chmod 755 "$policy"
 fi
 apt-get -q -o DPkg::Lock::Timeout=120 update
-apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends rabbitmq-server
-if [ -d /run/systemd/system ]; then systemctl disable --quiet rabbitmq-server; fi
+apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$1"
+if [ -d /run/systemd/system ]; then systemctl disable --quiet "$1"; fi
 """
 
 
@@ -45,9 +47,28 @@ def install_rabbitmq() -> None:
     Raises:
         BrokerError: the package manager failed; its last words are in the message.
     """
+    said = _install("rabbitmq-server")
+    if said is not None:
+        raise BrokerError(f"installing rabbitmq-server failed:\n{said}")
+
+
+def find_promtool(*, say: Callable[[str], None] = print) -> Path | None:
+    """The checker of alert rules, installed with ``prometheus`` if need be; None without one."""
+    found = shutil.which("promtool")
+    if found is None and may_install():
+        say("Installing prometheus from the distribution (its service is not started) …")
+        said = _install("prometheus")
+        if said is not None:
+            say(f"installing prometheus failed:\n{said}")
+        found = shutil.which("promtool")
+    return Path(found) if found else None
+
+
+def _install(package: str) -> str | None:
+    """Install a package whose service has its name; returns what was said if it failed."""
     become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     done = subprocess.run(
-        [*become_root, "env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", _APT],
+        [*become_root, "env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", _APT, "sh", package],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -55,5 +76,4 @@ def install_rabbitmq() -> None:
         timeout=600,
         check=False,
     )
-    if done.returncode != 0:
-        raise BrokerError(f"installing rabbitmq-server failed:\n{done.stdout[-2000:]}")
+    return done.stdout[-2000:] if done.returncode else None

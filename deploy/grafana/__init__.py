@@ -1,0 +1,1 @@
+"""Grafana: dashboards made from data, and how it finds them."""

@@ -1,0 +1,305 @@
+"""The alert rules: each fault raises its own alert and no other that would mislead."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.metrics import MetricWrapperBase
+
+from console.cli import cli
+from deploy.grafana.make_dashboards import DASHBOARDS, file_of, text_of
+from receiver.metrics import Metrics
+from shared.broker import watch
+from worker.callbacks import metrics as callbacks
+from worker.events import metrics as events
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+METRICS = ROOT / "deploy" / "metrics.md"
+RUNBOOKS = ROOT / "deploy" / "runbooks.md"
+RULES = (PROMETHEUS / "alerts.yml").read_text()
+ALERTS = re.findall(r"- alert: (\w+)", RULES)
+
+MINUTES = 40
+STILL = f"+0x{MINUTES}"
+
+HEALTHY = {
+    'correio_receiver_broker_connected{instance="a"}': f"1{STILL}",
+    'correio_receiver_broker_connected{instance="b"}': f"1{STILL}",
+    'correio_spool_oldest_seconds{instance="a"}': f"0{STILL}",
+    'correio_spool_full_total{instance="a"}': f"0{STILL}",
+    'correio_spool_damaged_total{instance="a"}': f"0{STILL}",
+    'correio_events_paused{instance="c"}': f"0{STILL}",
+    'correio_callbacks_paused{instance="d"}': f"0{STILL}",
+    **{
+        f'correio_queue_{figure}{{queue="correio.{queue}",instance="{seen_by}"}}': f"{value}{STILL}"
+        for figure, value in (("consumers", 1), ("messages_ready", 3))
+        for queue in ("events", "callbacks", "dead")
+        for seen_by in "cd"
+    },
+    'correio_consumer_oldest_message_age_seconds{queue="correio.events"}': f"0.2{STILL}",
+    'correio_events_quarantined_total{source="klavi",reason="malformed"}': f"7{STILL}",
+    'correio_callbacks_breaker_open{endpoint="crm"}': f"0{STILL}",
+    'correio_callbacks_breaker_open{endpoint="erp"}': f"0{STILL}",
+    'correio_callbacks_deliveries_total{endpoint="crm",state="exhausted"}': f"2{STILL}",
+    **{
+        f'correio_callbacks_{figure}_seconds_bucket{{endpoint="{one}",le="{le}"}}': (
+            f"0+{count}x{MINUTES}"
+        )
+        for figure in ("attempt", "late")
+        for one in ("crm", "erp")
+        for le, count in (("0.1", 60), ("10", 60), ("60", 60), ("+Inf", 60))
+    },
+}
+"""What Prometheus sees of a system that is well, a sample a minute."""
+
+GONE = f"_x{MINUTES}"
+QUEUES = [one for one in HEALTHY if one.startswith("correio_queue_")]
+CALLBACKS = [one for one in HEALTHY if one.startswith("correio_callbacks_")]
+
+
+def slow(figure: str, *, endpoint: str) -> dict[str, str]:
+    """The buckets of an endpoint or of all, where everything takes 10 to 60 s."""
+    return {
+        f'correio_callbacks_{figure}_seconds_bucket{{endpoint="{endpoint}",le="{le}"}}': (
+            f"0+{count}x{MINUTES}"
+        )
+        for le, count in (("0.1", 0), ("10", 0), ("60", 60), ("+Inf", 60))
+    }
+
+
+FAULTS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
+    "none": ({}, {}),
+    "broker down": (
+        {
+            **{one: f"0{STILL}" for one in HEALTHY if "broker_connected" in one},
+            'correio_spool_oldest_seconds{instance="a"}': f"0+60x{MINUTES}",
+            **dict.fromkeys(QUEUES, GONE),
+        },
+        {"CorreioBrokerDown": {}},
+    ),
+    "store down": (
+        {
+            'correio_events_paused{instance="c"}': f"1{STILL}",
+            'correio_callbacks_paused{instance="d"}': f"1{STILL}",
+            'correio_consumer_oldest_message_age_seconds{queue="correio.events"}': (
+                f"0+60x{MINUTES}"
+            ),
+        },
+        {"CorreioStoreDown": {}},
+    ),
+    "one kind of worker stopped": (
+        {
+            one: f"0{STILL}"
+            for one in QUEUES
+            if "consumers" in one and "correio.events" in one
+        },
+        {"CorreioWorkerStopped": {"queue": "correio.events"}},
+    ),
+    "all workers stopped": (
+        dict.fromkeys([*QUEUES, *CALLBACKS], GONE),
+        {"CorreioQueuesUnseen": {}},
+    ),
+    "endpoint down": (
+        {
+            'correio_callbacks_breaker_open{endpoint="crm"}': f"1{STILL}",
+            **slow("attempt", endpoint="crm"),
+        },
+        {"CorreioEndpointDown": {"endpoint": "crm"}},
+    ),
+    "endpoint slow": (
+        slow("attempt", endpoint="crm"),
+        {"CorreioEndpointSlow": {"endpoint": "crm"}},
+    ),
+    "quarantine growing": (
+        {'correio_events_quarantined_total{source="klavi",reason="malformed"}': f"7+1x{MINUTES}"},
+        {"CorreioQuarantineGrowing": {"reason": "malformed"}},
+    ),
+    "spool growing": (
+        {'correio_spool_oldest_seconds{instance="a"}': f"0+60x{MINUTES}"},
+        {"CorreioSpoolGrowing": {}},
+    ),
+    "spool full": (
+        {
+            **{one: f"0{STILL}" for one in HEALTHY if "broker_connected" in one},
+            'correio_spool_full_total{instance="a"}': f"0+5x{MINUTES}",
+        },
+        {"CorreioBrokerDown": {}, "CorreioSpoolFull": {}},
+    ),
+    "spool damaged": (
+        {'correio_spool_damaged_total{instance="a"}': f"0+1x{MINUTES}"},
+        {"CorreioSpoolDamaged": {}},
+    ),
+    "deliveries late": (
+        slow("late", endpoint="crm") | slow("late", endpoint="erp"),
+        {"CorreioDeliveriesLate": {}},
+    ),
+    "deliveries exhausted": (
+        {'correio_callbacks_deliveries_total{endpoint="crm",state="exhausted"}': f"2+1x{MINUTES}"},
+        {"CorreioDeliveriesExhausted": {"endpoint": "crm"}},
+    ),
+    "backlog": (
+        {'correio_consumer_oldest_message_age_seconds{queue="correio.events"}': f"90{STILL}"},
+        {"CorreioBacklog": {"queue": "correio.events"}},
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    found = shutil.which("promtool")
+    assert found, "promtool is missing; it comes with Debian's package prometheus"
+    return found
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def annotations(alert: str, labels: dict[str, str]) -> dict[str, str]:
+    """What the rule says of the alert, its labels filled in."""
+    text = RULES.split(f"- alert: {alert}\n")[1].split("- alert:")[0]
+    found = {}
+    for name, said in re.findall(r"^ {10}(summary|runbook): (.*)$", text, re.MULTILINE):
+        filled = re.sub(r"{{ \$labels\.(\w+) }}", lambda m: labels[m[1]], said)
+        found[name] = filled.strip('"')
+    return found
+
+
+def severity(alert: str) -> str:
+    text = RULES.split(f"- alert: {alert}\n")[1]
+    found = re.search(r"severity: (\w+)", text)
+    assert found
+    return found[1]
+
+
+def expectation(fault: str) -> list[dict[str, Any]]:
+    """For every alert: whether this fault raises it."""
+    _, raised = FAULTS[fault]
+    return [
+        {
+            "eval_time": f"{MINUTES - 5}m",
+            "alertname": alert,
+            "exp_alerts": [
+                {
+                    "exp_labels": {"severity": severity(alert), **raised[alert]},
+                    "exp_annotations": annotations(alert, raised[alert]),
+                }
+            ]
+            if alert in raised
+            else [],
+        }
+        for alert in ALERTS
+    ]
+
+
+def test_each_fault_raises_its_own_alert_and_no_other(promtool: str, tmp_path: Path) -> None:
+    suite = {
+        "rule_files": [str(PROMETHEUS / "alerts.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "name": fault,
+                "interval": "1m",
+                "input_series": [
+                    {"series": series, "values": values}
+                    for series, values in {**HEALTHY, **changed}.items()
+                ],
+                "alert_rule_test": expectation(fault),
+            }
+            for fault, (changed, _) in FAULTS.items()
+        ],
+    }
+    path = tmp_path / "suite.yml"
+    path.write_bytes(orjson.dumps(suite))  # JSON is YAML
+    run(promtool, "test", "rules", path)
+
+
+def test_every_alert_is_raised_by_some_fault() -> None:
+    assert {alert for _, raised in FAULTS.values() for alert in raised} == set(ALERTS)
+
+
+def test_the_configuration_and_its_rules_are_sound(promtool: str) -> None:
+    run(promtool, "check", "config", PROMETHEUS / "prometheus.yml")
+
+
+def test_every_alert_has_its_runbook() -> None:
+    text = RUNBOOKS.read_text()
+    anchors = {
+        heading.lower().replace(" ", "-")
+        for heading in re.findall(r"^## (.*)$", text, re.MULTILINE)
+    }
+    named = set(re.findall(r"runbook: deploy/runbooks\.md#([\w-]+)", RULES))
+    assert len(re.findall(r"^ +runbook: ", RULES, re.MULTILINE)) == len(ALERTS)
+    assert named == anchors
+
+
+def exposed() -> dict[str, tuple[str, ...]]:
+    """The metrics of every process, by the name under which they are scraped, and their labels."""
+    registry = CollectorRegistry()
+    collectors = [one for module in (watch, events, callbacks) for one in vars(module).values()]
+    Metrics(registry)
+    collectors += registry._collector_to_names
+    return {"correio_build_info": ("version",)} | {
+        one._name + ("_total" if isinstance(one, Counter) else ""): one._labelnames
+        for one in collectors
+        if isinstance(one, MetricWrapperBase)
+    }
+
+
+def test_every_metric_is_listed_with_its_labels() -> None:
+    listed = {}
+    for line in METRICS.read_text().splitlines():
+        if line.startswith("| `correio_"):
+            name, _, labels, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            listed[name.strip("`")] = tuple(re.findall(r"`(\w+)`", labels))
+    assert listed == exposed()
+
+
+@pytest.mark.parametrize("title", DASHBOARDS)
+def test_a_dashboard_is_what_its_table_says(title: str) -> None:
+    assert file_of(title).read_text() == text_of(title), (
+        "run python -m deploy.grafana.make_dashboards"
+    )
+
+
+def test_every_query_of_every_panel_is_sound(promtool: str, tmp_path: Path) -> None:
+    queries = [
+        query for panels in DASHBOARDS.values() for one in panels for query, _ in one.queries
+    ]
+    rules = [
+        {"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "5m")}
+        for number, query in enumerate(queries)
+    ]
+    path = tmp_path / "rules.yml"
+    path.write_bytes(orjson.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    assert f"{len(queries)} rules found" in run(promtool, "check", "rules", path)
+    asked = {re.sub(r"_bucket$", "", name) for name in re.findall(r"correio_\w+", str(queries))}
+    assert asked <= set(exposed())
+
+
+def test_the_rules_ask_only_for_metrics_that_exist() -> None:
+    known = set(exposed()) | {"correio_events_paused", "correio_callbacks_paused"}
+    asked = {re.sub(r"_bucket$", "", one) for one in re.findall(r"\bcorreio_\w+", RULES)}
+    assert asked - {"correio_"} <= known
+
+
+def test_every_command_of_the_runbooks_exists() -> None:
+    named = re.findall(r"(?:`|^)(correio [^`#\n]*)", RUNBOOKS.read_text(), re.MULTILINE)
+    assert len(named) > 15
+    for line in named:
+        _, *words = line.split()
+        command: click.Command = cli
+        while words and isinstance(command, click.Group) and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        assert not isinstance(command, click.Group), line
+        options = {option for param in command.params for option in param.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
