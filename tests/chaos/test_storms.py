@@ -35,6 +35,7 @@ async def test_every_part_is_killed_once(tmp_path: Path, private_broker: Private
         await everything.judge()
 
 
+@pytest.mark.deep
 async def test_callbacks_survive_the_loss_of_the_brokers_data(
     tmp_path: Path, private_broker: PrivateBroker
 ) -> None:

@@ -113,16 +113,20 @@ def test_the_demo_sees_what_the_domain_demands_and_leaves_nothing(run: Run) -> N
     assert list(run.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("fault", ["wrong-secret", "lose-callback"])
+DEEP = pytest.mark.deep
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "wrong-secret",
+        *(
+            pytest.param(one, marks=DEEP)
+            for one in ("lose-callback", "wrong-endpoint-secret", "lose-event", "endpoint-down")
+        ),
+    ],
+)
 def test_a_broken_expectation_makes_the_demo_fail(run: Run, fault: str) -> None:
-    assert run.start("demo", "--break", fault).wait() == 1, run.output
-    assert "FAILED" in run.output
-    assert run.left_behind() == []
-
-
-@pytest.mark.deep
-@pytest.mark.parametrize("fault", ["wrong-endpoint-secret", "lose-event", "endpoint-down"])
-def test_other_broken_expectations_make_the_demo_fail(run: Run, fault: str) -> None:
     assert run.start("demo", "--break", fault).wait() == 1, run.output
     assert "FAILED" in run.output
     assert run.left_behind() == []
@@ -134,7 +138,7 @@ def test_the_demo_succeeds_in_any_order(run: Run, seed: int) -> None:
     assert run.start("demo", "--seed", str(seed)).wait() == 0, run.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=DEEP)])
 def test_an_interrupted_demo_leaves_nothing(run: Run, number: signal.Signals) -> None:
     run.start("demo").read_until("Sending")
     assert run.signal(number) == 128 + number

@@ -238,7 +238,7 @@ BAD: dict[str, Any] = {"bad": ["hangs", "fails"]}
 
 async def test_bad_neighbours_cost_little(tmp_path: Path, broker_url: str) -> None:
     ratio = await compare(
-        tmp_path, broker_url, by="p99", rounds=2, beside=BAD, good=8, rate=10, seconds=3
+        tmp_path, broker_url, by="p99", rounds=2, beside=BAD, good=8, rate=10, seconds=2
     )
     assert ratio < 2
 

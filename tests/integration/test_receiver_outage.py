@@ -248,7 +248,7 @@ async def until_lost(source: Source) -> None:
 async def test_kill_9_under_load_costs_no_event(
     node: PrivateBroker, url: str, tmp_path: Path
 ) -> None:
-    await killed_at_random(node, url, tmp_path, kills=4, restart_every=2)
+    await killed_at_random(node, url, tmp_path, kills=2, restart_every=2)
 
 
 @pytest.mark.deep

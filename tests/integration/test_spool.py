@@ -283,11 +283,27 @@ async def salvaged(spool: Spool) -> None:
         await spool._salvaging
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+def _property(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+
+
+@_property(100)
 @given(data=st.data())
 def test_whatever_is_flipped_or_torn_it_starts_and_holds(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    asyncio.run(_damaged_anyhow(tmp_path_factory.mktemp("spool"), data))
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(900)
+@_property(3_000)
+@given(data=st.data())
+def test_whatever_is_flipped_or_torn_it_starts_and_holds_deep(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     asyncio.run(_damaged_anyhow(tmp_path_factory.mktemp("spool"), data))
