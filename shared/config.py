@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -256,8 +256,16 @@ def _parse_scalar(text: str, kind: Any, variable: str) -> Any:
         try:  # lists are written as JSON
             return msgspec.json.decode(text, type=kind)
         except msgspec.MsgspecError:
-            raise ConfigError(f"{variable}: {error}; the value is {text!r}") from None
+            raise ConfigError(
+                f"{variable}: {error}{_choices(kind)}; the value is {text!r}"
+            ) from None
     return value
+
+
+def _choices(kind: Any) -> str:
+    """What a field allows that names its values one by one."""
+    allowed = get_args(kind) if get_origin(kind) is Literal else ()
+    return f"; allowed are {', '.join(allowed)}" if allowed else ""
 
 
 def _read_secret(path: str, wanted_by: str) -> str:
@@ -290,7 +298,10 @@ def _explain(message: str, origin: str, origins: Mapping[str, str]) -> str:
     """Turn msgspec's ``… - at `$.a.b` `` into a sentence that names field and source."""
     fault, _, place = message.partition(" - at `$.")
     name = place.rstrip("`")
-    return f"{name or 'configuration'}: {fault} (from {origins.get(name, origin)})"
+    section, _, member = name.partition(".")
+    kinds = get_type_hints(type(getattr(Config(), section))) if section in SECTIONS else {}
+    said = f"{fault}{_choices(kinds.get(member))}"
+    return f"{name or 'configuration'}: {said} (from {origins.get(name, origin)})"
 
 
 def _check(config: Config, origin: str) -> None:

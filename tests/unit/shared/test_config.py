@@ -90,7 +90,10 @@ def test_a_secret_never_shows_itself(tmp_path: Path) -> None:
         ("[callbacks]\nschedule = [0.0]", r"callbacks.schedule\[0\]: Expected `float` > 0.0"),
         ("[broker]\ndeclare_missing = 1", "broker.declare_missing: Expected `bool`, got `int`"),
         ("[broker]\nurl = 1", "broker.url"),
-        ("[log]\nlevel = 'loud'", "log.level: Invalid enum value 'loud'"),
+        (
+            "[log]\nlevel = 'loud'",
+            "log.level: Invalid enum value 'loud'; allowed are debug, info, warning, error",
+        ),
         ("[[source]]\nname = 'a b'\nsecrets = ['x']", "source"),
         ("[[source]]\nname = 'a'", "source a: secrets is empty but require_signature is true"),
         ("[[endpoint]]\nid = 'e'\nurl = 'http://x'", "endpoint e: secrets is empty"),
