@@ -5,6 +5,7 @@ then goes to the quarantine. An unreachable store is nobody's fault and is raise
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
@@ -145,22 +146,21 @@ class Applier:
     def _account(self, batch: Sequence[Decoded], changes: Changes) -> None:
         """Count, and write the batch's one line, after its commit."""
         now = self._clock.now()
-        tally: dict[str, int] = {}
-        for event in changes.events:
-            tally[event.label] = tally.get(event.label, 0) + 1
-            metrics.EVENTS.labels(event.source, event.label.value).inc()
-            metrics.LAG_SECONDS.observe(max(0, now - event.received_at) / 1000)
-        for entry in changes.quarantined:
-            metrics.EVENTS.labels(entry.source, QUARANTINED).inc()
-            metrics.QUARANTINED.labels(entry.source, entry.reason).inc()
-        for transition in changes.transitions:
-            metrics.NOTICES.labels(transition.type).inc()
+        labelled = Counter((event.source, event.label.value) for event in changes.events)
+        labelled.update((entry.source, QUARANTINED) for entry in changes.quarantined)
         repeated = sum(changes.duplicates.values())
         if repeated:
-            metrics.EVENTS.labels(batch[0].arrival.source, DUPLICATE).inc(repeated)
-            tally[DUPLICATE] = repeated
-        if changes.quarantined:
-            tally[QUARANTINED] = len(changes.quarantined)
+            labelled[batch[0].arrival.source, DUPLICATE] = repeated
+        tally: Counter[str] = Counter()
+        for (source, label), count in labelled.items():
+            tally[label] += count
+            metrics.EVENTS.labels(source, label).inc(count)
+        for event in changes.events:
+            metrics.LAG_SECONDS.observe(max(0, now - event.received_at) / 1000)
+        for entry in changes.quarantined:
+            metrics.QUARANTINED.labels(entry.source, entry.reason).inc()
+        for kind, count in Counter(one.type for one in changes.transitions).items():
+            metrics.NOTICES.labels(kind).inc(count)
         metrics.BATCH_SIZE.observe(len(batch))
         log.info("events.applied", count=len(batch), **tally)
 
