@@ -1,14 +1,17 @@
-"""A real Prometheus beside the real processes: it sees every figure, and a stopped worker."""
+"""A real Prometheus beside the real processes: it sees every figure, and tells of each fault."""
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import apsw
 import orjson
 import pytest
 
@@ -23,13 +26,22 @@ from tests.support.http import ask, request
 from tests.support.world import Listener, World, world
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
+METRICS = (RULES.parents[1] / "metrics.md").read_text()
 LIMIT = 60
 
 
+SHORTER = {"> 300": "> 3", "> 60": "> 8", "> 10\n": "> 2\n", "> 5\n": "> 0.3\n"}
+"""Thresholds in seconds that a test has not the patience for."""
+
+
 def shortened() -> str:
-    """The rules with seconds for minutes."""
-    text = re.sub(r"for: \d+m", "for: 2s", RULES.read_text())
-    return re.sub(r"\[\d+[mh]\]", "[20s]", text)
+    """The rules thirty times as impatient."""
+    text = re.sub(r"for: (\d+)m", lambda m: f"for: {int(m[1]) * 2}s", RULES.read_text())
+    text = re.sub(r"\[\d+[mh]\]", "[20s]", text)
+    for long, short in SHORTER.items():
+        assert long in text
+        text = text.replace(long, short)
+    return text
 
 
 class Prometheus:
@@ -125,9 +137,90 @@ SELDOM = {
 """Counted by labels that appear with the first case, which a short run may not have."""
 
 
+@contextlib.asynccontextmanager
+async def broker_down(everything: World) -> AsyncIterator[None]:
+    await asyncio.to_thread(everything.broker.kill)
+    yield
+    await asyncio.to_thread(everything.broker.start)
+
+
+@contextlib.asynccontextmanager
+async def store_down(everything: World) -> AsyncIterator[None]:
+    other = apsw.Connection(str(everything.folder / "correio.db"))
+    other.execute("BEGIN IMMEDIATE")
+    await everything.source.send(rate=10, seconds=1)
+    yield
+    other.execute("ROLLBACK")
+    other.close()
+
+
+@contextlib.asynccontextmanager
+async def worker_stopped(everything: World) -> AsyncIterator[None]:
+    assert await asyncio.to_thread(everything.parts["events"].stop) == 0
+    yield
+    everything.parts["events"].start()
+
+
+@contextlib.asynccontextmanager
+async def endpoint_down(everything: World) -> AsyncIterator[None]:
+    everything.endpoint.always = 500
+    await everything.source.send(rate=10, seconds=2)
+    yield
+    everything.endpoint.always = 200
+
+
+@contextlib.asynccontextmanager
+async def endpoint_slow(everything: World) -> AsyncIterator[None]:
+    everything.endpoint.seconds = 0.8
+    sending = asyncio.create_task(everything.source.send(rate=1, seconds=LIMIT, size=1))
+    yield
+    sending.cancel()
+    everything.endpoint.seconds = 0.0
+
+
+@contextlib.asynccontextmanager
+async def quarantine_growing(everything: World) -> AsyncIterator[None]:
+    for number in range(3):
+        unknown = {"eventName": f"nobody_knows_{number}"}
+        await ask(Listener(everything.port), request(orjson.dumps([unknown])))
+        await asyncio.sleep(1.5)  # so that scrapes see it grow
+    yield
+
+
+@contextlib.asynccontextmanager
+async def spool_growing(everything: World) -> AsyncIterator[None]:
+    alarm = ("set_vm_memory_high_watermark", "absolute", "1")
+    await asyncio.to_thread(everything.broker.rabbitmqctl, *alarm)
+    await everything.source.send(rate=10, seconds=1)
+    yield
+    await asyncio.to_thread(everything.broker.rabbitmqctl, "set_vm_memory_high_watermark", "0.4")
+
+
+@contextlib.asynccontextmanager
+async def deliveries_late(everything: World) -> AsyncIterator[None]:
+    worker = everything.parts["callbacks"]
+    os.kill(worker.pid, signal.SIGSTOP)
+    for _ in range(4):
+        await everything.source.send(rate=10, seconds=2)
+    os.kill(worker.pid, signal.SIGCONT)
+    yield
+
+
+FAULTS = {
+    broker_down: "CorreioBrokerDown",
+    store_down: "CorreioStoreDown",
+    worker_stopped: "CorreioWorkerStopped",
+    endpoint_down: "CorreioEndpointDown",
+    endpoint_slow: "CorreioEndpointSlow",
+    quarantine_growing: "CorreioQuarantineGrowing",
+    spool_growing: "CorreioSpoolGrowing",
+    deliveries_late: "CorreioDeliveriesLate",
+}
+
+
 @pytest.mark.deep
 @pytest.mark.timeout(240)
-async def test_prometheus_sees_every_figure_and_tells_of_a_stopped_worker(
+async def test_every_query_of_every_panel_finds_data(
     tmp_path: Path, private_broker: PrivateBroker
 ) -> None:
     async with (
@@ -135,10 +228,7 @@ async def test_prometheus_sees_every_figure_and_tells_of_a_stopped_worker(
         prometheus(tmp_path, everything) as seen,
     ):
         await something_of_everything(everything)
-        queries = {
-            query for panels in DASHBOARDS.values() for p in panels for query, _ in p.queries
-        }
-        missing = set(queries)
+        missing = {one for panels in DASHBOARDS.values() for p in panels for one, _ in p.queries}
 
         async def all_answered() -> bool:
             for query in list(missing):
@@ -150,16 +240,46 @@ async def test_prometheus_sees_every_figure_and_tells_of_a_stopped_worker(
             await until(all_answered)
         except TimeoutError:
             raise AssertionError(f"no data for {missing}") from None
+        assert await told_by(everything) == set(re.findall(r"^\| `(\w+)`", METRICS, re.MULTILINE))
+
+
+async def told_by(everything: World) -> set[str]:
+    """The names of all metrics that the processes serve."""
+    names: set[str] = set()
+    async with aiohttp.ClientSession() as http:
+        for part in everything.parts.values():
+            async with http.get(f"http://127.0.0.1:{part.port}/metrics") as answer:
+                text = await answer.text()
+            names |= set(re.findall(r"^# TYPE (correio_\w+)", text, re.MULTILINE))
+    return {name for name in names if not name.endswith("_created")}
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(900)
+async def test_each_fault_is_told_and_nothing_else(
+    tmp_path: Path, private_broker: PrivateBroker
+) -> None:
+    async with (
+        world(tmp_path, private_broker, sqlite_in(tmp_path)) as everything,
+        prometheus(tmp_path, everything) as seen,
+    ):
 
         async def calm() -> bool:
             return not await seen.firing()
 
-        await until(calm)
-        assert everything.parts["events"].stop() == 0
+        await everything.source.send(rate=10, seconds=2)
+        for fault, alert in FAULTS.items():
+            await everything.settled()
+            await until(calm)
+            told: set[str] = set()
 
-        async def told() -> bool:
-            return await seen.firing() == {"CorreioWorkerStopped"}
+            async def is_told(told: set[str] = told) -> bool:
+                told |= await seen.firing()
+                return bool(told)
 
-        await until(told)
-        everything.parts["events"].start()
-        await until(calm)
+            async with fault(everything):
+                try:
+                    await until(is_told)
+                except TimeoutError:
+                    raise AssertionError(f"{fault.__name__}: {alert} was not raised") from None
+            assert told == {alert}, fault.__name__

@@ -37,7 +37,7 @@ class Endpoint:
     """An aiohttp server that verifies every call with the published library.
 
     `answers` is consumed call by call; after it everything is answered 200. `gate` is awaited
-    before each answer, so that a test can hold answers back.
+    before each answer, so that a test can hold answers back; `seconds` pass before each.
     """
 
     def __init__(self, *answers: Answer, secrets: Sequence[str] = (SECRET,)) -> None:
@@ -45,6 +45,7 @@ class Endpoint:
         self.always: Answer = 200
         self.calls: list[Call] = []
         self.wrong: list[Exception] = []
+        self.seconds = 0.0
         self.in_flight = 0
         self.most_in_flight = 0
         self.gate = asyncio.Event()
@@ -91,6 +92,7 @@ class Endpoint:
                 self._news.notify_all()
             answer = self.answers.pop(0) if self.answers else self.always
             await self.gate.wait()
+            await asyncio.sleep(self.seconds)
         finally:
             self.in_flight -= 1
         status, headers, text = answer if isinstance(answer, tuple) else (answer, {}, b"")
