@@ -48,7 +48,8 @@ def _filter(options: dict[str, Any], states: tuple[str, ...]) -> DeliveryFilter:
     )
 
 
-def _answer(one: DeliveryRow) -> dict[str, Any]:
+def row_answer(one: DeliveryRow) -> dict[str, Any]:
+    """A delivery as a list shows it."""
     return {
         "id": one.id,
         "endpoint": one.endpoint,
@@ -93,7 +94,7 @@ def list_(
             )
 
     count, rows = run(find())
-    found = [_answer(one) for one in rows]
+    found = [row_answer(one) for one in rows]
 
     def human() -> None:
         columns = ("id", "endpoint", "type", "state", "attempts", "created", "last outcome")
@@ -115,19 +116,7 @@ def list_(
 @pass_context
 def show(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT001 - click passes them by the names that the usage shows
     """Show one delivery with its attempts; tax ids in an endpoint's answer are masked."""
-
-    async def find() -> dict[str, Any] | None:
-        async with context.queries() as queries:
-            row = await queries.delivery(id)
-            if row is None:
-                return None
-            attempts = (await queries.attempts_of([id])).get(id, [])
-            answer = delivery_answer(row, attempts)
-            for made, attempt in zip(answer["attempts"], attempts, strict=True):
-                made["answer"] = mask_tax_ids(attempt.answer.decode("utf-8", "replace")) or None
-            return answer
-
-    answer = run(find())
+    answer = run(one_delivery(context, id))
     if answer is None:
         context.show(None, as_json=as_json, human=lambda: click.echo("unknown", err=True))
         sys.exit(NO)
@@ -140,6 +129,19 @@ def show(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT00
         context.table("Attempts", columns, (list(one.values()) for one in attempts))
 
     context.show(answer, as_json=as_json, human=human)
+
+
+async def one_delivery(context: Context, id: str) -> dict[str, Any] | None:  # noqa: A002 - as above
+    """One delivery with its attempts and the masked answers kept of them."""
+    async with context.queries() as queries:
+        row = await queries.delivery(id)
+        if row is None:
+            return None
+        attempts = (await queries.attempts_of([id])).get(id, [])
+        answer = delivery_answer(row, attempts)
+        for made, attempt in zip(answer["attempts"], attempts, strict=True):
+            made["answer"] = mask_tax_ids(attempt.answer.decode("utf-8", "replace")) or None
+        return answer
 
 
 @deliveries.command()
@@ -163,7 +165,7 @@ def replay(
     """Give exhausted deliveries a new round of attempts, at a bounded rate."""
     states = ("exhausted", "delivered") if include_delivered else ("exhausted",)
     wanted = _filter(options, states)
-    answer = run(_replay(context, wanted, ids=ids, rate=rate, really=yes))
+    answer = run(replay_deliveries(context, wanted, ids=ids, rate=rate, really=yes))
 
     def human() -> None:
         if yes:
@@ -178,9 +180,10 @@ def replay(
         sys.exit(NO)
 
 
-async def _replay(
+async def replay_deliveries(
     context: Context, wanted: DeliveryFilter, *, ids: tuple[str, ...], rate: float, really: bool
 ) -> dict[str, Any]:
+    """Give the deliveries meant a new round, `rate` a second, if `really`; says how many."""
     async with context.queries() as queries:
         chosen = list(ids) or await queries.delivery_ids(wanted)
         if ids:
@@ -228,7 +231,7 @@ def cancel(
     restricted = any(value not in ("", None) for value in options.values())
     if sum(map(bool, (ids, replay_id, restricted))) != 1:
         raise click.UsageError("name deliveries, or give --replay, or give filters")
-    count = run(_cancel(context, wanted, ids=ids, replay_id=replay_id, really=yes))
+    count = run(cancel_deliveries(context, wanted, ids=ids, replay_id=replay_id, really=yes))
 
     def human() -> None:
         click.echo(f"cancelled: {count}" if yes else f"would be cancelled: {count}; add --yes")
@@ -238,7 +241,7 @@ def cancel(
         sys.exit(NO)
 
 
-async def _cancel(
+async def cancel_deliveries(
     context: Context,
     wanted: DeliveryFilter,
     *,
@@ -246,6 +249,7 @@ async def _cancel(
     replay_id: str,
     really: bool,
 ) -> int:
+    """Cancel the deliveries meant, or stop a replay, if `really`; returns how many."""
     async with context.queries() as queries:
         if replay_id and not really:
             return await queries.count_deliveries(

@@ -23,7 +23,7 @@ def endpoints() -> None:
 @pass_context
 def list_(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click passes it
     """List endpoints with their status and how many deliveries stand in each state."""
-    found = run(_list(context))
+    found = run(endpoints_answer(context))
 
     def human() -> None:
         columns = ("id", "status", "since", "reason", "types", "deliveries")
@@ -43,7 +43,8 @@ def list_(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click pass
     context.show({"endpoints": found}, as_json=as_json, human=human)
 
 
-async def _list(context: Context) -> list[dict[str, Any]]:
+async def endpoints_answer(context: Context) -> list[dict[str, Any]]:
+    """Every endpoint, configured or known to the store, with its status and deliveries."""
     async with context.store() as store:
         rows = await store.endpoint_rows()
         counts = await Queries(store).endpoint_counts()
@@ -90,7 +91,7 @@ def resume(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT
 def test(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT001 - click passes them by the names that the usage shows
     """Send one signed test callback from this machine, just as a worker would send it."""
     _require(context, id)
-    answer = run(_probe(id))
+    answer = run(probe(id))
 
     def human() -> None:
         said = answer["error"] or f"answered {answer['status']}"
@@ -101,7 +102,7 @@ def test(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT00
         sys.exit(NO)
 
 
-async def _probe(endpoint: str) -> dict[str, Any]:
+async def probe(endpoint: str) -> dict[str, Any]:
     """Have a worker's own code make the call, in a process of its own.
 
     Raises:
@@ -131,22 +132,25 @@ def _set(
     context: Context, endpoint: str, status: EndpointStatus, reason: str, *, as_json: bool
 ) -> None:
     _require(context, endpoint)
-
-    async def work() -> None:
-        async with context.store() as store:
-            now = context.clock.now()
-            await store.set_endpoint(endpoint, status, reason=reason, now=now)
-            await Queries(store).note(
-                actor=context.actor,
-                action=f"endpoint.{status.value}",
-                target=endpoint,
-                detail=reason,
-                now=now,
-            )
-
-    run(work())
+    run(set_endpoint(context, endpoint, status, reason))
     context.show(
         {"id": endpoint, "status": status.value},
         as_json=as_json,
         human=lambda: click.echo(f"{endpoint}: {status.value}"),
     )
+
+
+async def set_endpoint(
+    context: Context, endpoint: str, status: EndpointStatus, reason: str
+) -> None:
+    """Pause or resume an endpoint, and record who did."""
+    async with context.store() as store:
+        now = context.clock.now()
+        await store.set_endpoint(endpoint, status, reason=reason, now=now)
+        await Queries(store).note(
+            actor=context.actor,
+            action=f"endpoint.{status.value}",
+            target=endpoint,
+            detail=reason,
+            now=now,
+        )

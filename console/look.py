@@ -28,7 +28,7 @@ KINDS = {"link": AggregateKind.LINK, "consent": AggregateKind.CONSENT,
 @pass_context
 def status(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click passes it
     """Show queue depths, the spool, and counts of events, quarantine and deliveries."""
-    answer = run(_status(context))
+    answer = run(status_answer(context))
 
     def human() -> None:
         context.table(
@@ -53,7 +53,8 @@ def status(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click pas
         sys.exit(NO)
 
 
-async def _status(context: Context) -> dict[str, Any]:
+async def status_answer(context: Context, *, counts: bool = True) -> dict[str, Any]:
+    """What ``correio status`` shows; without `counts` the members that cost a count stay None."""
     answer: dict[str, Any] = {
         "queues": [], "spool": None, "events": None, "quarantine": None, "deliveries": None,
         "unavailable": [],
@@ -61,7 +62,8 @@ async def _status(context: Context) -> dict[str, Any]:
     oldest = None
     try:
         async with context.store() as store:
-            answer |= await Queries(store).counts()
+            if counts:
+                answer |= await Queries(store).counts()
             due = await store.oldest_due()
             oldest = 0.0 if due is None else max(0, context.clock.now() - due) / 1000
     except CorreioError:
@@ -190,7 +192,7 @@ def usable(state: ConsentState, *, now: int) -> bool:
 @pass_context
 def trace(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT001 - click passes them by the names that the usage shows
     """Show everything about an eventId, linkId, consentId or requestId; exit 1 if unknown."""
-    answer = run(_trace(context, id))
+    answer = run(trace_answer(context, id))
 
     def human() -> None:
         context.table(
@@ -223,7 +225,8 @@ def trace(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT0
         sys.exit(NO)
 
 
-async def _trace(context: Context, name: str) -> dict[str, Any]:
+async def trace_answer(context: Context, name: str) -> dict[str, Any]:
+    """What ``correio trace`` shows."""
     async with context.queries() as queries:
         events = await queries.events_with_id(name)
         keys = await queries.named(name)

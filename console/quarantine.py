@@ -18,7 +18,8 @@ def quarantine() -> None:
     """List, show, replay or discard what could not be understood."""
 
 
-def _answer(one: QuarantineRow) -> dict[str, Any]:
+def entry_answer(one: QuarantineRow) -> dict[str, Any]:
+    """An entry as ``--json`` shows it."""
     return {
         "id": one.id,
         "reason": one.reason,
@@ -44,7 +45,7 @@ def list_(context: Context, reason: str, status: str, limit: int, as_json: bool)
         async with context.queries() as queries:
             return await queries.quarantine(reason=reason, status=status, limit=limit)
 
-    found = [_answer(one) for one in run(find())]
+    found = [entry_answer(one) for one in run(find())]
 
     def human() -> None:
         columns = ("id", "reason", "detail", "source", "batch", "received", "seen", "status")
@@ -61,22 +62,7 @@ def list_(context: Context, reason: str, status: str, limit: int, as_json: bool)
 @pass_context
 def show(context: Context, id: str, body: bool, unmask: bool, as_json: bool) -> None:  # noqa: A002, FBT001 - click passes them by the names that the usage shows
     """Show one entry."""
-
-    async def find() -> dict[str, Any] | None:
-        async with context.queries() as queries:
-            found = await queries.quarantined(id)
-            if found is None:
-                return None
-            row, raw, _ = found
-            answer = _answer(row)
-            if unmask:
-                await _note(context, queries, "quarantine.unmask", id)
-            if body or unmask:
-                text = raw.decode("utf-8", "replace")
-                answer["body"] = text if unmask else mask_tax_ids(text)
-            return answer
-
-    answer = run(find())
+    answer = run(quarantined(context, id, body=body, unmask=unmask))
     if answer is None:
         context.show(None, as_json=as_json, human=lambda: click.echo("unknown", err=True))
         sys.exit(NO)
@@ -85,6 +71,28 @@ def show(context: Context, id: str, body: bool, unmask: bool, as_json: bool) -> 
         as_json=as_json,
         human=lambda: context.table(f"Quarantine {id}", ("", ""), answer.items()),
     )
+
+
+async def quarantined(
+    context: Context,
+    id: str,  # noqa: A002 - as above
+    *,
+    body: bool,
+    unmask: bool = False,
+) -> dict[str, Any] | None:
+    """One entry, its body only if asked for; looking at it unmasked is recorded."""
+    async with context.queries() as queries:
+        found = await queries.quarantined(id)
+        if found is None:
+            return None
+        row, raw, _ = found
+        answer = entry_answer(row)
+        if unmask:
+            await _note(context, queries, "quarantine.unmask", id)
+        if body or unmask:
+            text = raw.decode("utf-8", "replace")
+            answer["body"] = text if unmask else mask_tax_ids(text)
+        return answer
 
 
 @quarantine.command()
@@ -96,11 +104,14 @@ def show(context: Context, id: str, body: bool, unmask: bool, as_json: bool) -> 
 def replay(context: Context, ids: tuple[str, ...], reason: str, yes: bool, as_json: bool) -> None:  # noqa: FBT001 - click passes them
     """Send entries through the events worker once more; one that is read this time is closed."""
     _require(ids, reason)
-    count = run(_replay(context, ids, reason, really=yes))
+    count = run(replay_entries(context, ids, reason, really=yes))
     _report(context, count, "replayed", really=yes, as_json=as_json)
 
 
-async def _replay(context: Context, ids: tuple[str, ...], reason: str, *, really: bool) -> int:
+async def replay_entries(
+    context: Context, ids: tuple[str, ...], reason: str, *, really: bool
+) -> int:
+    """Publish the entries meant once more, if `really`; returns how many there are."""
     async with context.queries() as queries:
         chosen = await _choose(queries, ids, reason)
         if not really or not chosen:
@@ -134,16 +145,21 @@ def discard(context: Context, ids: tuple[str, ...], reason: str, yes: bool, as_j
     """Close entries for good; they stay on record."""
     _require(ids, reason)
 
-    async def work() -> int:
-        async with context.queries() as queries:
-            chosen = await _choose(queries, ids, reason)
-            if not yes or not chosen:
-                return len(chosen)
-            count = await queries.discard(chosen, by=context.actor, now=context.clock.now())
-            await _note(context, queries, "quarantine.discard", f"{count} entries")
-            return count
+    count = run(discard_entries(context, ids, reason, really=yes))
+    _report(context, count, "discarded", really=yes, as_json=as_json)
 
-    _report(context, run(work()), "discarded", really=yes, as_json=as_json)
+
+async def discard_entries(
+    context: Context, ids: tuple[str, ...], reason: str, *, really: bool
+) -> int:
+    """Close the entries meant for good, if `really`; returns how many there are."""
+    async with context.queries() as queries:
+        chosen = await _choose(queries, ids, reason)
+        if not really or not chosen:
+            return len(chosen)
+        count = await queries.discard(chosen, by=context.actor, now=context.clock.now())
+        await _note(context, queries, "quarantine.discard", f"{count} entries")
+        return count
 
 
 def _require(ids: tuple[str, ...], reason: str) -> None:

@@ -19,6 +19,9 @@ ENV_PREFIX = "CORREIO_"
 FILE_VARIABLE = "CORREIO_CONFIG"
 DEFAULT_FILE = "correio.toml"
 
+TOKEN_LENGTH = 20
+"""The shortest token that an operator may log in with, in characters."""
+
 PositiveInt = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
@@ -140,6 +143,16 @@ class OpsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     port: Port = 0
 
 
+class ConsoleConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The operators' web page. On another address than loopback it wants `[[operator]]` tables."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8090
+    secure_cookies: bool = False
+    session_lifetime: PositiveSeconds = 28_800.0
+    sample_interval: PositiveSeconds = 5.0
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """What the logs look like."""
 
@@ -171,6 +184,15 @@ class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
     headers: dict[str, str] = field(default_factory=dict)
 
 
+class OperatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """A person who may log in to the console; each secret is a token of at least 20 characters."""
+
+    name: Name
+    secrets: tuple[Secret, ...] = ()
+    secrets_file: str | None = None
+    read_only: bool = False
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that an operator can set."""
 
@@ -180,12 +202,16 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     events: EventsConfig = field(default_factory=EventsConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     ops: OpsConfig = field(default_factory=OpsConfig)
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
     log: LogConfig = field(default_factory=LogConfig)
     source: tuple[SourceConfig, ...] = ()
     endpoint: tuple[EndpointConfig, ...] = ()
+    operator: tuple[OperatorConfig, ...] = ()
 
 
-SECTIONS: tuple[str, ...] = ("broker", "store", "receiver", "events", "callbacks", "ops", "log")
+SECTIONS: tuple[str, ...] = (
+    "broker", "store", "receiver", "events", "callbacks", "ops", "console", "log",
+)  # fmt: skip
 
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
@@ -277,7 +303,7 @@ def _read_secret(path: str, wanted_by: str) -> str:
 
 def _read_secret_files(tree: dict[str, Any], origin: str) -> None:
     """Put the secrets that live in files, one per line, before those written in the table."""
-    for kind in ("source", "endpoint"):
+    for kind in ("source", "endpoint", "operator"):
         tables = tree.get(kind, [])
         for table in tables if isinstance(tables, list) else []:
             path = table.get("secrets_file") if isinstance(table, dict) else None
@@ -309,6 +335,7 @@ def _check(config: Config, origin: str) -> None:
     for kind, names in (
         ("source", [source.name for source in config.source]),
         ("endpoint", [endpoint.id for endpoint in config.endpoint]),
+        ("operator", [operator.name for operator in config.operator]),
     ):
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
@@ -322,3 +349,9 @@ def _check(config: Config, origin: str) -> None:
     for endpoint in config.endpoint:
         if not endpoint.secrets:
             raise ConfigError(f"endpoint {endpoint.id}: secrets is empty (from {origin})")
+    for operator in config.operator:
+        if not operator.secrets or any(len(s.reveal()) < TOKEN_LENGTH for s in operator.secrets):
+            raise ConfigError(
+                f"operator {operator.name}: secrets must hold tokens of at least {TOKEN_LENGTH} "
+                f"characters (from {origin})"
+            )

@@ -86,6 +86,17 @@ class QuarantineRow(Struct, frozen=True):
     status: str
 
 
+class NoteRow(Struct, frozen=True):
+    """One line of the record of who did what."""
+
+    id: str
+    at: int
+    actor: str
+    action: str
+    target: str
+    detail: str
+
+
 class DeliveryFilter(Struct, frozen=True):
     """Which deliveries; empty members do not restrict. `since` and `until` bound `created_at`."""
 
@@ -249,10 +260,9 @@ class Queries:
     async def count_deliveries(self, wanted: DeliveryFilter) -> int:
         """How many deliveries a filter finds."""
         where, values = wanted.where()
+        join = "JOIN aggregates a ON a.id = d.aggregate_id " if wanted.aggregate_id else ""
         ((count,),) = await self._store.fetch(
-            "SELECT count(*) FROM deliveries d JOIN aggregates a ON a.id = d.aggregate_id "
-            f"WHERE {where}",
-            values,
+            f"SELECT count(*) FROM deliveries d {join}WHERE {where}", values
         )
         return int(count)
 
@@ -373,6 +383,23 @@ class Queries:
         for endpoint, state, count in rows:
             found.setdefault(endpoint, {})[state] = int(count)
         return found
+
+    async def replay_progress(self, replay: str) -> dict[str, int]:
+        """Deliveries of a replay by state."""
+        rows = await self._store.fetch(
+            "SELECT state, count(*) FROM deliveries WHERE replay = ? AND replay <> '' "
+            "GROUP BY state",
+            (replay,),
+        )
+        return {state: int(count) for state, count in rows}
+
+    async def notes(self, *, limit: int) -> list[NoteRow]:
+        """Who did what, newest first."""
+        rows = await self._store.fetch(
+            "SELECT id, at, actor, action, target, detail FROM audit ORDER BY id DESC LIMIT ?",
+            (limit,),
+        )
+        return [NoteRow(*row) for row in rows]
 
     async def note(self, *, actor: str, action: str, target: str, detail: str, now: int) -> str:
         """Record who did what; returns the id of the record."""
