@@ -17,15 +17,14 @@ from console.deliveries import (
     row_answer,
 )
 from console.endpoints import endpoints_answer, probe, set_endpoint
-from console.login import Gate, Session
+from console.login import Session
 from console.look import trace_answer
 from console.quarantine import discard_entries, entry_answer, quarantined, replay_entries
 from console.sampler import Sampler
 from shared.store.queries import DeliveryFilter
 from shared.store.rows import EndpointStatus
 
-GATE = web.AppKey("gate", Gate)
-SESSION = "session"
+SESSION: web.RequestKey[Session | None] = web.RequestKey("session", object)  # type: ignore[arg-type]  # no class stands for an optional
 
 PAGE = 100
 """Rows of a list."""
@@ -126,8 +125,8 @@ class Api:
         self, handler: Callable[[web.Request, Context], Awaitable[Any]]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:
-            session: Session = request[SESSION]
-            found = await handler(request, self._context(session.operator.name))
+            session = request[SESSION]
+            found = await handler(request, self._context(session.operator.name if session else ""))
             if found is None:
                 return refuse(404, "unknown")
             response = web.Response(body=_json(found), content_type="application/json")

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from console import api
-from console.api import GATE, SESSION, refuse
+from console.api import SESSION, refuse
 from console.context import Context
 from console.login import LOCAL, Gate, Session, is_loopback
 from console.sampler import Sampler
@@ -62,7 +62,6 @@ def make_app(
     """The whole page."""
     door = _Door(config, gate)
     app = web.Application(middlewares=[_faults, door.check], client_max_size=BODY_MAX)
-    app[GATE] = gate
     app.on_response_prepare.append(_dress)
     app.router.add_get("/api/session", door.session)
     app.router.add_post("/api/login", door.login)
@@ -179,7 +178,9 @@ class _Door:
 
     async def logout(self, request: web.Request) -> web.Response:
         """End the session."""
-        self._gate.close(request[SESSION])
+        session = request[SESSION]
+        if session is not None:
+            self._gate.close(session)
         response = _said({})
         response.del_cookie(COOKIE)
         return response

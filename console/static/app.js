@@ -1,10 +1,9 @@
-import { age, ask, call, choice, dash, field, h, query, Refused, rememberCsrf, say, table } from "/parts.js";
+import { age, ask, call, choice, dash, field, h, makeHistory, query, Refused, rememberCsrf, say, table } from "/parts.js";
 
 const INTERVAL = 2000;
-const POINTS = 2000; // then every second one is dropped: a page left open does not grow
 const main = document.getElementById("main");
 let session = null;
-let points = [];
+const past = makeHistory();
 let leave = () => {};
 
 const VIEWS = {
@@ -17,12 +16,6 @@ const VIEWS = {
 function rate(one, before) {
   if (!before || one.events === null || before.events === null || one.at === before.at) return null;
   return Math.max(0, (one.events - before.events) * 1000 / (one.at - before.at));
-}
-
-function remember(point) {
-  if (!point || (points.length && points[points.length - 1].at >= point.at)) return;
-  points.push(point);
-  if (points.length > POINTS) points = points.filter((_, i) => i % 2);
 }
 
 const CHARTS = [
@@ -50,6 +43,7 @@ function charts() {
     const readers = series.map(read);
     return { box, plot, draw() {
       if (box.clientWidth > 40) plot.setSize({ width: box.clientWidth - 16, height: 170 });
+      const points = past.points;
       plot.setData([points.map((one) => one.at / 1000),
         ...readers.map((value) => points.map((one, i) => value(one, points[i - 1])))]);
     } };
@@ -87,11 +81,11 @@ async function overview() {
   const numbers = h("div", { id: "figures" });
   const drawn = charts();
   main.replaceChildren(h("h2", {}, "What is stuck"), stuck, h("h2", {}, "The last hours"), drawn.node, numbers);
-  points = (await call("history")).points;
+  past.set((await call("history")).points);
   const look = async () => {
     const now = await call("overview");
     if (!now.status) return;
-    remember(now.point);
+    past.add(now.point);
     stuck.replaceChildren(stuckList(now.stuck));
     if (!numbers.contains(document.activeElement)) numbers.replaceChildren(...figures(now.status));
     drawn.draw();
@@ -263,7 +257,7 @@ async function endpoints() {
 
 async function audit() {
   const { notes } = await call("audit");
-  main.replaceChildren(h("h2", {}, "Who did what"), table("Record", ["at", "who", "what", "to what", "detail"],
+  main.replaceChildren(h("h2", {}, "Record of who did what"), table("Record", ["at", "who", "what", "to what", "detail"],
     notes.map((one) => [one.at, one.actor, one.action, one.target, one.detail])));
 }
 

@@ -84,3 +84,23 @@ export function ask(title, body, verb) {
     dialog.showModal();
   });
 }
+
+// Points over time, at most MAX of them: when there are more, every second one goes, and from then
+// on only every second one is taken in, so that their distance stays even and old ones last.
+const MAX = 2000;
+
+export function makeHistory() {
+  let points = [];
+  let every = 1;
+  let seen = 0;
+  return {
+    get points() { return points; },
+    set(known) { points = known.slice(-MAX); every = 1; seen = 0; },
+    add(point) {
+      if (!point || (points.length && points[points.length - 1].at >= point.at)) return;
+      if (seen++ % every) return;
+      points.push(point);
+      if (points.length > MAX) { points = points.filter((_, i) => i % 2 === 0); every *= 2; }
+    },
+  };
+}
