@@ -10,7 +10,7 @@ from rich.progress import track
 from console.context import NO, Context, Moment, iso, json_option, pass_context, run
 from console.look import delivery_answer
 from shared.ids import new_id
-from shared.privacy import mask_tax_ids
+from shared.privacy import mask
 from shared.store.queries import CHUNK, DeliveryFilter, DeliveryRow
 from shared.store.rows import DeliveryState
 
@@ -140,7 +140,7 @@ async def one_delivery(context: Context, id: str) -> dict[str, Any] | None:  # n
         attempts = (await queries.attempts_of([id])).get(id, [])
         answer = delivery_answer(row, attempts)
         for made, attempt in zip(answer["attempts"], attempts, strict=True):
-            made["answer"] = mask_tax_ids(attempt.answer.decode("utf-8", "replace")) or None
+            made["answer"] = mask(attempt.answer.decode("utf-8", "replace")) or None
         return answer
 
 

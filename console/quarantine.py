@@ -9,7 +9,7 @@ from console.context import NO, Context, iso, json_option, pass_context, run
 from console.publish import publishing
 from shared.broker import headers, topology
 from shared.broker.publisher import Outgoing
-from shared.privacy import mask_tax_ids
+from shared.privacy import mask
 from shared.store.queries import QuarantineRow, Queries
 
 
@@ -91,7 +91,7 @@ async def quarantined(
             await _note(context, queries, "quarantine.unmask", id)
         if body or unmask:
             text = raw.decode("utf-8", "replace")
-            answer["body"] = text if unmask else mask_tax_ids(text)
+            answer["body"] = text if unmask else mask(text)
         return answer
 
 

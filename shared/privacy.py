@@ -1,4 +1,4 @@
-"""Masking of tax ids in what people get to see."""
+"""Masking of tax ids and passwords in what people get to see."""
 
 import re
 
@@ -6,6 +6,12 @@ _CPF = re.compile(r"(?<![0-9A-Za-z])\d{3}\.?(\d{3})\.?(\d{3})-?\d{2}(?![0-9A-Za-
 _CNPJ = re.compile(
     r"(?<![0-9A-Za-z])[0-9A-Z]{2}\.?([0-9A-Z]{3})\.?([0-9A-Z]{3})/?[0-9A-Z]{4}-?\d{2}(?![0-9A-Za-z])"
 )
+_USERINFO = re.compile(r":((?:\\?/){2})[^/\s@\"\\]+@")
+
+
+def mask(text: str) -> str:
+    """Mask tax ids, and the user and password of every URL; JSON may write its slashes escaped."""
+    return mask_tax_ids(_USERINFO.sub(r":\1***@", text))
 
 
 def mask_tax_ids(text: str) -> str:

@@ -59,12 +59,12 @@ def stories(count: int) -> Iterator[dict[str, Any]]:
         yield made
 
 
-async def fill(url: str, count: int) -> float:
+async def fill(url: str, count: int, config: Config = CONFIG) -> float:
     """Store `count` events; returns events per second."""
     await migrate(Secret(url))
     store = open_store(StoreConfig(url=Secret(url)))
     await store.start()
-    applier = Applier(store, CONFIG, clock=SystemClock())
+    applier = Applier(store, config, clock=SystemClock())
     started, batch = time.perf_counter(), []
     now = SystemClock().now()
     for made in stories(count):

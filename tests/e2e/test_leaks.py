@@ -1,5 +1,6 @@
 """Personal data and secrets go in by every way there is, and come out by none."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import orjson
 import pytest
 
 from deploy.local.provide import PrivateBroker
+from deploy.local.rabbitmq import free_port
 from tests.support import events as ev
+from tests.support.books import fetch
 from tests.support.callbacks import sqlite_in
 from tests.support.cli import correio
 from tests.support.deliveries import until
 from tests.support.endpoints import SECRET as ENDPOINT_SECRET
 from tests.support.http import SECRET, ask, request
+from tests.support.processes import process
 from tests.support.world import Listener, World, world
 
 CPF = "39053344705"
@@ -100,6 +104,31 @@ async def shown(everything: World) -> AsyncIterator[tuple[str, str]]:
         yield " ".join([*command, "--json"]), await printed(everything, *command, "--json")
 
 
+async def served(port: int, delivered: list[str]) -> AsyncIterator[tuple[str, str]]:
+    """Everything that the console's page can ask for."""
+    base = f"http://127.0.0.1:{port}/api"
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(cookie_jar=jar) as http:
+
+        async def answer(path: str) -> str:
+            async with http.get(f"{base}/{path}") as answered:
+                assert answered.status in (200, 404), path
+                return await answered.text()
+
+        await answer("session")
+        entries = orjson.loads(await answer("quarantine?status="))["entries"]
+        assert entries
+        paths = [
+            "overview", "history", "endpoints", "audit", "deliveries", "quarantine?status=",
+            f"trace?id={ev.CONSENT}", f"trace?id={ev.LINK}", f"trace?id={ev.REQUEST}",
+            f"trace?id={CPF[:-1]}", "deliveries?error=500",
+            *(f"quarantine/{one['id']}" for one in entries),
+            *(f"deliveries/{one}" for one in delivered),
+        ]  # fmt: skip
+        for path in paths:
+            yield f"page {path}", await answer(path)
+
+
 async def misfortunes(everything: World) -> None:
     """The endpoint refuses and quotes what it got, the store is locked, the broker dies."""
     refusal = (500, {"x-who": CPF}, f"{WRITTEN} {CNPJ} not found".encode())
@@ -123,11 +152,25 @@ async def misfortunes(everything: World) -> None:
 async def test_nothing_personal_and_no_secret_is_shown(
     tmp_path: Path, private_broker: PrivateBroker
 ) -> None:
-    more = {"log": {"level": "debug"}}
-    async with world(tmp_path, private_broker, sqlite_in(tmp_path), **more) as everything:
+    page = free_port()
+    more = {"log": {"level": "debug"}, "console": {"port": page, "sample_interval": 0.5}}
+    async with contextlib.AsyncExitStack() as stack:
+        everything = await stack.enter_async_context(
+            world(tmp_path, private_broker, sqlite_in(tmp_path), **more)
+        )
+        console = process("console", config=everything.config, log=tmp_path / "console.log")
+        everything.parts["console"] = stack.enter_context(console)
+        everything.parts["console"].start()
+        await everything.parts["console"].until_ready()
         await misfortunes(everything)
         await everything.settled()
         secrets = [*CANARIES, everything.broker.url.split(":")[2].split("@")[0]]
         async for place, text in shown(everything):
             for secret in secrets:
+                assert secret not in text, f"{secret} in {place}"
+        rows = fetch(everything.store, "SELECT id FROM deliveries")
+        async for place, text in served(page, [one for (one,) in rows]):
+            # what was quarantined is shown on request, without tax ids and passwords
+            on_request = {NAME} if place.startswith("page quarantine/") else set()
+            for secret in set(secrets) - on_request:
                 assert secret not in text, f"{secret} in {place}"

@@ -8,7 +8,7 @@ import structlog
 
 from shared.config import LogConfig
 from shared.logs import WITHHELD, configure_logs, get_logger
-from shared.privacy import mask_tax_ids
+from shared.privacy import mask, mask_tax_ids
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,17 @@ def test_a_library_is_not_quoted(clean: None, capsys: pytest.CaptureFixture[str]
     logged = line(capsys)
     assert logged["event"] == "library.message"
     assert "25872252137" not in str(logged)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"u":"https://ana:secret@example.com/x"}', '{"u":"https://***@example.com/x"}'),
+        (r'{"u":"https:\/\/ana:secret@example.com\/x"}', r'{"u":"https:\/\/***@example.com\/x"}'),
+        ("https://token@example.com", "https://***@example.com"),
+        ("https://example.com/a@b", "https://example.com/a@b"),
+        ("write to ana@example.com", "write to ana@example.com"),
+    ],
+)
+def test_credentials_in_urls_are_masked(text: str, shown: str) -> None:
+    assert mask(text) == shown
