@@ -1,7 +1,7 @@
 """What the page asks and does, as JSON: the same functions that the command line calls."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -61,6 +61,7 @@ class DeliveriesMeant(Struct, forbid_unknown_fields=True, rename="camel"):
 
     ids: Ids = ()
     replay: Text = ""
+    state: Literal["", "pending", "retrying", "held", "exhausted"] = ""
     endpoint: Text = ""
     type: Text = ""
     aggregate: Text = ""
@@ -237,8 +238,9 @@ class Api:
         meant = msgspec.json.decode(await request.read(), type=DeliveriesMeant)
         if sum(map(bool, (meant.ids, meant.replay, meant.restricted))) != 1:
             raise msgspec.ValidationError("name deliveries, or a replay, or give filters")
+        states = (meant.state,) if meant.state else WAITING
         count = await cancel_deliveries(
-            context, meant.filter(WAITING), ids=meant.ids, replay_id=meant.replay,
+            context, meant.filter(states), ids=meant.ids, replay_id=meant.replay,
             really=not meant.dry_run,
         )  # fmt: skip
         return {"count": count, "dryRun": meant.dry_run}

@@ -100,7 +100,7 @@ async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as error:
-        if error.status < 400 or error.content_type == "application/problem+json":  # noqa: PLR2004
+        if error.status < 400 or error.content_type == "application/problem+json":  # noqa: PLR2004 - HTTP
             raise
         return refuse(error.status, error.reason)
     except msgspec.MsgspecError as error:

@@ -68,8 +68,12 @@ async def status_answer(context: Context, *, counts: bool = True) -> dict[str, A
             oldest = 0.0 if due is None else max(0, context.clock.now() - due) / 1000
     except CorreioError:
         answer["unavailable"] += ["events", "quarantine", "deliveries"]
+    broker = context.config.broker
     try:
-        found = {one.name: one for one in await depths(context.config.broker.url)}
+        found = {
+            one.name: one
+            for one in await depths(broker.url, connect_timeout=broker.connect_timeout)
+        }
     except CorreioError:
         found = {}
         answer["unavailable"].append("queues")

@@ -144,7 +144,6 @@ async def replay_entries(
 def discard(context: Context, ids: tuple[str, ...], reason: str, yes: bool, as_json: bool) -> None:  # noqa: FBT001 - click passes them
     """Close entries for good; they stay on record."""
     _require(ids, reason)
-
     count = run(discard_entries(context, ids, reason, really=yes))
     _report(context, count, "discarded", really=yes, as_json=as_json)
 

@@ -214,7 +214,7 @@ async function deliveries(rest) {
       h("div", { class: "buttons" },
         button("Replay the exhausted of this filter", () => replay(meant())),
         button("Cancel what waits of this filter", async () => {
-          if (await change("deliveries/cancel", meant(), { title: "Cancel deliveries", verb: "Cancel them", noun: "deliveries" })) await show();
+          if (await change("deliveries/cancel", { ...meant(), state: form.elements.state.value }, { title: "Cancel deliveries", verb: "Cancel them", noun: "deliveries" })) await show();
         })),
       table("Deliveries", ["created", "endpoint", "type", "about", "version", "state", "attempts", "last outcome", ""],
         found.deliveries.map((one) => [one.createdAt, one.endpoint, one.type,

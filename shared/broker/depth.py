@@ -1,5 +1,7 @@
 """How many messages wait: asked of the broker itself, by passive declaration."""
 
+import asyncio
+
 import aio_pika
 from msgspec import Struct
 
@@ -20,10 +22,11 @@ async def depths(url: Secret, *, connect_timeout: float = 5.0) -> list[QueueDept
     """The depth of each of our queues.
 
     Raises:
-        BrokerUnavailableError: the broker cannot be reached.
+        BrokerUnavailableError: the broker cannot be reached, or falls silent for twice
+            `connect_timeout` seconds.
         TopologyError: a queue is missing.
     """
-    async with translated():
+    async with translated(), asyncio.timeout(2 * connect_timeout):
         connection = await aio_pika.connect(url.reveal(), timeout=connect_timeout)
         async with connection, connection.channel() as channel:
             found: list[QueueDepth] = []

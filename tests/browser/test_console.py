@@ -14,6 +14,7 @@ from deploy.local.provide import PrivateBroker
 from deploy.local.rabbitmq import free_port
 from tests.support import events as ev
 from tests.support.cli import correio
+from tests.support.deliveries import until_async
 from tests.support.http import ask, request
 from tests.support.processes import process
 from tests.support.world import CALLBACKS, Listener, World, world
@@ -186,12 +187,11 @@ async def test_an_operator_acts(everything: tuple[World, str], browsed: Browsed)
 
 
 async def expect_open(made: World, count: int) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            _, out, _ = await correio(made.config, "quarantine", "list", "--json")
-            if len(orjson.loads(out)["entries"]) == count:
-                return
-            await asyncio.sleep(0.1)
+    async def open_now() -> bool:
+        _, out, _ = await correio(made.config, "quarantine", "list", "--json")
+        return len(orjson.loads(out)["entries"]) == count
+
+    await until_async(open_now)
 
 
 async def test_exhausted_deliveries_are_replayed(

@@ -177,6 +177,10 @@ async def test_an_operator_looks_and_acts(guarded: Served) -> None:
         assert (await page.get(f"deliveries/{one}"))[1]["state"] == "pending"
         assert (await page.get("deliveries/nobody"))[0] == 404
         assert (await page.post("deliveries/cancel", {}))[0] == 400
+        held = {"endpoint": "crm", "state": "held"}  # a state in the filter is heeded
+        assert (await page.post("deliveries/cancel", held))[1]["count"] == 0
+        assert (await page.post("deliveries/cancel", {"endpoint": "crm"}))[1]["count"] > 0
+        assert (await page.post("deliveries/cancel", {**held, "state": "delivered"}))[0] == 400
         done = await page.post("deliveries/cancel", {"ids": [one], "dryRun": False})
         assert done == (200, {"count": 1, "dryRun": False})
         assert (await page.get(f"deliveries/{one}"))[1]["state"] == "cancelled"
