@@ -1,15 +1,20 @@
 """``correio status``, ``trace`` and ``state``: looking, never touching."""
 
+import contextlib
 import sys
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 
 from console.context import NO, Context, iso, json_option, pass_context, run
-from shared.broker.depth import depths
+from shared.broker.depth import QueueDepth, depths
+from shared.broker.statistics import unacknowledged
 from shared.broker.topology import CALLBACKS, QUEUES
+from shared.config import BrokerConfig
 from shared.domain.aggregates import State, status_of
 from shared.domain.consent import ConsentState, ConsentStatus
 from shared.domain.keys import AggregateKey, AggregateKind
@@ -21,6 +26,12 @@ from shared.store.spool import measure_spool
 
 KINDS = {"link": AggregateKind.LINK, "consent": AggregateKind.CONSENT,
          "product-request": AggregateKind.PRODUCT_REQUEST}  # fmt: skip
+
+
+NOTED_LATELY = 150_000
+"""Milliseconds for which what a console wrote down counts as lately: it writes once a minute."""
+
+Ages = Callable[[Iterable[QueueDepth]], Awaitable[dict[str, float | None]]]
 
 
 @click.command()
@@ -53,44 +64,33 @@ def status(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click pas
         sys.exit(NO)
 
 
-async def status_answer(context: Context, *, counts: bool = True) -> dict[str, Any]:
-    """What ``correio status`` shows; without `counts` the members that cost a count stay None."""
+async def status_answer(
+    context: Context, *, counts: bool = True, ages: Ages | None = None
+) -> dict[str, Any]:
+    """What ``correio status`` shows.
+
+    Args:
+        context: of the invocation.
+        counts: whether to give the members that cost a count, else None.
+        ages: tells how old the oldest message of each queue is; without it, what a running
+            console wrote down lately is taken.
+    """
     answer: dict[str, Any] = {
         "queues": [], "spool": None, "events": None, "quarantine": None, "deliveries": None,
         "unavailable": [],
     }  # fmt: skip
-    oldest = None
+    oldest: dict[str, float | None] = {}
     try:
         async with context.store() as store:
             if counts:
                 answer |= await Queries(store).counts()
+            if ages is None:
+                oldest = await _noted_ages(Queries(store), now=context.clock.now())
             due = await store.oldest_due()
-            oldest = 0.0 if due is None else max(0, context.clock.now() - due) / 1000
+            oldest[CALLBACKS] = 0.0 if due is None else max(0, context.clock.now() - due) / 1000
     except CorreioError:
         answer["unavailable"] += ["events", "quarantine", "deliveries"]
-    broker = context.config.broker
-    try:
-        found = {
-            one.name: one
-            for one in await depths(broker.url, connect_timeout=broker.connect_timeout)
-        }
-    except CorreioError:
-        found = {}
-        answer["unavailable"].append("queues")
-    for name in QUEUES:
-        depth = found.get(name)
-        age = oldest if name == CALLBACKS else 0.0 if depth and not depth.ready else None
-        answer["queues"].append({
-            "name": name,
-            "ready": depth.ready if depth else None,
-            "unacknowledged": None,
-            "consumers": depth.consumers if depth else None,
-            "oldestAgeSeconds": age,
-        })  # fmt: skip
-        if depth:
-            answer["unavailable"].append(f"{name}.unacknowledged")
-            if age is None:
-                answer["unavailable"].append(f"{name}.oldestAgeSeconds")
+    answer["queues"] = await _queues(context.config.broker, oldest, ages, answer["unavailable"])
     spool = measure_spool(Path(context.config.receiver.spool), now=context.clock.now())
     if spool is None:
         answer["unavailable"].append("spool")
@@ -101,6 +101,55 @@ async def status_answer(context: Context, *, counts: bool = True) -> dict[str, A
             "oldestAgeSeconds": spool.oldest_age,
         }
     return answer
+
+
+async def _queues(
+    broker: BrokerConfig,
+    oldest: dict[str, float | None],
+    ages: Ages | None,
+    unavailable: list[str],
+) -> list[dict[str, Any]]:
+    found: list[QueueDepth] = []
+    held: dict[str, int] = {}
+    try:
+        found = await depths(broker.url, connect_timeout=broker.connect_timeout)
+        if ages is not None:
+            oldest = {**await ages(found), **{k: v for k, v in oldest.items() if k == CALLBACKS}}
+    except CorreioError:
+        unavailable.append("queues")
+    if found:
+        with contextlib.suppress(CorreioError):
+            held = await unacknowledged(broker)
+    known = {one.name: one for one in found}
+    rows = []
+    for name in QUEUES:
+        depth = known.get(name)
+        empty = depth is not None and not depth.ready and name != CALLBACKS
+        row: dict[str, Any] = {
+            "name": name,
+            "ready": depth.ready if depth else None,
+            "unacknowledged": held.get(name),
+            "consumers": depth.consumers if depth else None,
+            "oldestAgeSeconds": 0.0 if empty else oldest.get(name),
+        }
+        rows.append(row)
+        if depth:
+            unavailable += [
+                f"{name}.{member}"
+                for member in ("unacknowledged", "oldestAgeSeconds")
+                if row[member] is None
+            ]
+    return rows
+
+
+async def _noted_ages(queries: Queries, *, now: int) -> dict[str, float | None]:
+    """The ages that a running console wrote down last, grown since; empty if that is long ago."""
+    points = await queries.samples(since=now - NOTED_LATELY)
+    if not points:
+        return {}
+    last = orjson.loads(points[-1])
+    passed = (now - last["at"]) / 1000
+    return {name: age + passed if age else None for name, age in last["oldest"].items()}
 
 
 @click.command()

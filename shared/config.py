@@ -63,6 +63,7 @@ class BrokerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat: PositiveInt = 10
     reconnect_max: PositiveSeconds = 2.0
     declare_missing: bool = True
+    metrics_url: str = ""
 
 
 class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):

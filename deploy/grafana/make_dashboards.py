@@ -53,6 +53,11 @@ OLDEST = Panel(
     "Age of the oldest message in hand", "s",
     [("max by (queue) (correio_consumer_oldest_message_age_seconds)", "{{queue}}")],
 )  # fmt: skip
+WAITING = Panel(
+    "Age of the oldest message waiting", "s",
+    [("max by (queue) (correio_queue_oldest_message_age_seconds)", "{{queue}}")],
+    "Seen by the console, also while nobody consumes the queue.",
+)  # fmt: skip
 CONSUMERS = Panel("Consumers", "short", [("max by (queue) (correio_queue_consumers)", "{{queue}}")])
 ANSWERS = Panel("Answer to a batch", "s", _quantiles("correio_receiver_answer_seconds"))
 ACCEPTED = Panel("Events accepted", "ops", [_rate("correio_receiver_events_total", "route")])
@@ -79,13 +84,18 @@ PAUSED = Panel(
 
 DASHBOARDS: Final[dict[str, Sequence[Panel]]] = {
     "Overview": [
-        READY, OLDEST, SPOOL_AGE, ACCEPTED, LABELS, ATTEMPTS, ANSWERS, LAG, LATE, QUARANTINED,
+        READY, WAITING, SPOOL_AGE, ACCEPTED, LABELS, ATTEMPTS, ANSWERS, LAG, LATE, QUARANTINED,
         PAUSED, CONSUMERS,
     ],
     "Queues": [
-        READY, OLDEST, CONSUMERS,
+        READY, WAITING, CONSUMERS, OLDEST,
         Panel(
             "Unacknowledged", "short",
+            [("max by (queue) (correio_queue_messages_unacknowledged)", "{{queue}}")],
+            "As the broker tells it, through the console.",
+        ),
+        Panel(
+            "In the workers' hands", "short",
             [("sum by (queue) (correio_consumer_messages_unacknowledged)", "{{queue}}")],
         ),
         Panel("Messages relayed", "ops", [_rate("correio_callbacks_relayed_total", "way")]),

@@ -41,6 +41,7 @@ class ContainerNode:
         digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
         self._name = f"correio-{digest}"
         self._port = 0
+        self._metrics_port = 0
         self._password = ""
         self._client: subprocess.Popen[bytes] | None = None
 
@@ -48,6 +49,11 @@ class ContainerNode:
     def url(self) -> str:
         """AMQP URL of the virtual host ``/``."""
         return self.vhost_url("/")
+
+    @property
+    def metrics_url(self) -> str:
+        """Where the Prometheus plugin answers, which the image enables by itself."""
+        return f"http://{LOOPBACK}:{self._metrics_port}"
 
     @property
     def running(self) -> bool:
@@ -67,12 +73,14 @@ class ContainerNode:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._password = kept_secret(self.folder / "password")
         self._port = self._port or free_port()
+        self._metrics_port = self._metrics_port or free_port()
         log = self.folder / "container.log"
         # The engine's client stays in the foreground and passes the tether's SIGTERM on.
         self._client = tether.spawn(
             [
                 *(self._engine, "run", "--rm", "--name", self._name, "--hostname", "correio"),
                 *("--publish", f"{LOOPBACK}:{self._port}:5672"),
+                *("--publish", f"{LOOPBACK}:{self._metrics_port}:15692"),
                 *("--volume", f"{self._name}:/var/lib/rabbitmq"),
                 *("--env", "RABBITMQ_DEFAULT_USER", "--env", "RABBITMQ_DEFAULT_PASS", IMAGE),
             ],

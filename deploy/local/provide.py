@@ -31,6 +31,7 @@ class NamedBroker:
     """A broker that others run: it is neither started nor stopped."""
 
     origin = "the broker named by CORREIO_BROKER__URL"
+    metrics_url = ""
 
     def __init__(self, url: str) -> None:
         self.url = url

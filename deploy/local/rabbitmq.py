@@ -51,6 +51,8 @@ log.console = false
 vm_memory_high_watermark.absolute = 1GB
 disk_free_limit.absolute = 50MB
 raft.wal_max_size_bytes = 33554432
+prometheus.tcp.ip = {address}
+prometheus.tcp.port = {metrics}
 """
 
 
@@ -116,7 +118,7 @@ class Node:
         self._beam: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._password = ""
-        self._ports = (0, 0, 0)
+        self._ports = (0, 0, 0, 0)
 
     @property
     def port(self) -> int:
@@ -127,6 +129,11 @@ class Node:
     def url(self) -> str:
         """AMQP URL of the virtual host ``/``."""
         return self.vhost_url("/")
+
+    @property
+    def metrics_url(self) -> str:
+        """Where the node's Prometheus plugin answers."""
+        return f"http://{LOOPBACK}:{self._ports[3]}"
 
     @property
     def running(self) -> bool:
@@ -155,7 +162,7 @@ class Node:
         known = self.port != 0
         for _ in range(3):
             if not known:
-                self._ports = (free_port(), free_port(), free_port())
+                self._ports = (free_port(), free_port(), free_port(), free_port())
             self._launch()
             if self._await_greeting(deadline):
                 return
@@ -282,16 +289,17 @@ class Node:
         self._password = kept_secret(self.folder / "password")
         kept_secret(self.folder / ".erlang.cookie", mode=0o400)
         config = _CONFIG.format(
-            address=LOOPBACK, port=self.port, user=USER, password=self._password
-        )
+            address=LOOPBACK, port=self.port, user=USER, password=self._password,
+            metrics=self._ports[3],
+        )  # fmt: skip
         (self.folder / "rabbitmq.conf").write_text(config)
         (self.folder / "advanced.config").write_text("[].\n")
-        (self.folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "enabled_plugins").write_text("[rabbitmq_prometheus].\n")
         (self.folder / "rabbitmq-env.conf").write_text("")
         (self.folder / "inetrc").write_text(_INETRC)
 
     def _environment(self) -> dict[str, str]:
-        _, distribution, epmd = self._ports
+        _, distribution, epmd, _ = self._ports
         folder = self.folder
         return {
             "PATH": os.environ.get("PATH", os.defpath),

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from deploy.local.provide import find_broker
 from deploy.local.settings import SOURCE, Settings, prepare
-from deploy.local.stack import ROOT, Stack
+from deploy.local.stack import ROLES, ROOT, Stack
 
 
 async def run(folder: Path, *, named: str | None) -> int:
     """Bring the stack up in `folder`, say how to use it, and keep it up until cancelled."""
     settings = prepare(folder)
     broker = await asyncio.to_thread(find_broker, settings.folder / "rabbitmq", named=named)
-    async with Stack(settings, broker=broker) as stack:
+    async with Stack(settings, broker=broker, roles=tuple(ROLES)) as stack:
         print(_welcome(settings, stack), flush=True)
         await stack.watch()
     return 0
@@ -20,12 +20,14 @@ async def run(folder: Path, *, named: str | None) -> int:
 
 def _welcome(settings: Settings, stack: Stack) -> str:
     port = stack.env.get("CORREIO_RECEIVER__PORT", "8080")
+    page = stack.env.get("CORREIO_CONSOLE__PORT", "8090")
     ops = "\n".join(
         f"  {child.name:<10} http://127.0.0.1:{child.ops_port}/readyz  (and /livez, /metrics)"
         for child in stack.children
     )
     return f"""
 Correio is up. Webhooks go to http://127.0.0.1:{port}/v1/webhooks/{SOURCE}
+The console is at http://127.0.0.1:{page}/
 {ops}
   broker     {stack.broker.origin}
 

@@ -19,6 +19,7 @@ ENV_NAME = "env"
 SOURCE = "klavi"
 PARTNER_APP_ID = "12345678"
 BROKER_VARIABLE = "CORREIO_BROKER__URL"
+METRICS_VARIABLE = "CORREIO_BROKER__METRICS_URL"
 RECEIVER_PORT_VARIABLE = "CORREIO_RECEIVER__PORT"
 
 _BASE = """\
@@ -82,20 +83,21 @@ class Settings(Struct, frozen=True):
         """The secret that callbacks for this endpoint are signed with."""
         return _kept(self.folder / "secrets" / f"endpoint-{endpoint_id}", "whsec_" + _random())
 
-    def environment(self, broker_url: str) -> dict[str, str]:
+    def environment(self, broker_url: str, metrics_url: str = "") -> dict[str, str]:
         """The environment of every process of the stack."""
-        own = {"CORREIO_CONFIG": str(self.config), BROKER_VARIABLE: broker_url}
-        return {**os.environ, **own}
+        return {**os.environ, **self._own(broker_url, metrics_url)}
 
-    def write_env(self, broker_url: str) -> Path:
+    def _own(self, broker_url: str, metrics_url: str) -> dict[str, str]:
+        own = {"CORREIO_CONFIG": str(self.config), BROKER_VARIABLE: broker_url}
+        return own | ({METRICS_VARIABLE: metrics_url} if metrics_url else {})
+
+    def write_env(self, broker_url: str, metrics_url: str = "") -> Path:
         """Write what a shell must read before ``correio`` can reach this stack."""
         path = self.folder / ENV_NAME
         binaries = Path(sys.executable).parent
-        lines = {
-            "CORREIO_CONFIG": shlex.quote(str(self.config)),
-            BROKER_VARIABLE: shlex.quote(broker_url),
-            "PATH": f"{shlex.quote(str(binaries))}:$PATH",
-        }
+        own = self._own(broker_url, metrics_url)
+        lines = {name: shlex.quote(value) for name, value in own.items()}
+        lines["PATH"] = f"{shlex.quote(str(binaries))}:$PATH"
         _write_private(path, "".join(f"export {k}={v}\n" for k, v in lines.items()))
         return path
 

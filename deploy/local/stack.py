@@ -23,8 +23,12 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "receiver": ("receiver",),
     "events": ("worker", "events"),
     "callbacks": ("worker", "callbacks"),
+    "console": ("console",),
 }
 """Role → the arguments of ``python -m``, in the order of starting and of stopping."""
+
+WORKING = ("receiver", "events", "callbacks")
+"""The roles that an event goes through."""
 
 READY_WITHIN = 30.0
 STOP_GRACE = 12.0
@@ -121,10 +125,12 @@ class Stack:
         settings: Settings,
         *,
         broker: Broker,
+        roles: Sequence[str] = WORKING,
         extra: Mapping[str, str] | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         """Supervise the processes of `settings`; `extra` is laid over their environment."""
+        self._roles = roles
         self.settings = settings
         self.broker = broker
         self.children: list[Child] = []
@@ -146,11 +152,12 @@ class Stack:
     async def _up(self) -> None:
         self._say(f"Broker: {self.broker.origin}")
         await _to_its_end(asyncio.to_thread(self.broker.start))
-        self.env = {**self.settings.environment(self.broker.url), **self._extra}
-        self.settings.write_env(self.broker.url)
+        urls = (self.broker.url, self.broker.metrics_url)
+        self.env = {**self.settings.environment(*urls), **self._extra}
+        self.settings.write_env(*urls)
         await self.correio("migrate")
         logs = self.settings.logs
-        self.children = [Child(n, env=self.env, log=logs / f"{n}.log") for n in ROLES]
+        self.children = [Child(n, env=self.env, log=logs / f"{n}.log") for n in self._roles]
         for child in self.children:
             await child.start()
         timeout = aiohttp.ClientTimeout(total=2)

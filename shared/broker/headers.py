@@ -6,6 +6,9 @@ SOURCE = "source"
 RECEIVED_AT = "received-at"
 """When the receiver had the whole batch, in Unix milliseconds; an integer."""
 
+DELAYED_AT = "delayed-at"
+"""When a delivery was put into a delay queue, in Unix milliseconds; an integer."""
+
 BATCH_ID = "batch-id"
 """The receiver's own id (UUIDv7) of the batch that carried the event; a string."""
 

@@ -411,6 +411,20 @@ class Queries:
         await self._store.change([statement])
         return audit_id
 
+    async def keep_sample(self, at: int, point: bytes, *, since: int) -> None:
+        """Keep a point of the charts, and forget those from before `since`."""
+        await self._store.change([
+            ("INSERT INTO samples (at, point) VALUES (?, ?) ON CONFLICT (at) DO NOTHING", (at, point)),
+            ("DELETE FROM samples WHERE at < ?", (since,)),
+        ])  # fmt: skip
+
+    async def samples(self, *, since: int) -> list[bytes]:
+        """The points kept since then, oldest first."""
+        rows = await self._store.fetch(
+            "SELECT point FROM samples WHERE at >= ? ORDER BY at", (since,)
+        )
+        return [bytes(point) for (point,) in rows]
+
     async def _in(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Run a query with ``IN ({})``, in chunks that both databases take."""
         found: list[tuple[Any, ...]] = []

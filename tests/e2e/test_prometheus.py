@@ -224,7 +224,10 @@ async def test_every_query_of_every_panel_finds_data(
     tmp_path: Path, private_broker: PrivateBroker
 ) -> None:
     async with (
-        world(tmp_path, private_broker, sqlite_in(tmp_path)) as everything,
+        world(
+            tmp_path, private_broker, sqlite_in(tmp_path),
+            console={"port": free_port(), "sample_interval": 1.0},
+        ) as everything,  # fmt: skip
         prometheus(tmp_path, everything) as seen,
     ):
         await something_of_everything(everything)
@@ -260,7 +263,10 @@ async def test_each_fault_is_told_and_nothing_else(
     tmp_path: Path, private_broker: PrivateBroker
 ) -> None:
     async with (
-        world(tmp_path, private_broker, sqlite_in(tmp_path)) as everything,
+        world(
+            tmp_path, private_broker, sqlite_in(tmp_path),
+            console={"port": free_port(), "sample_interval": 1.0},
+        ) as everything,  # fmt: skip
         prometheus(tmp_path, everything) as seen,
     ):
 

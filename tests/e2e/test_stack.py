@@ -27,7 +27,11 @@ class Run:
         self.port = free_port()
         self.output = ""
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("CORREIO_")}
-        self.env |= {"TMPDIR": str(folder), "CORREIO_RECEIVER__PORT": str(self.port)}
+        self.env |= {
+            "TMPDIR": str(folder),
+            "CORREIO_RECEIVER__PORT": str(self.port),
+            "CORREIO_CONSOLE__PORT": str(free_port()),
+        }
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *arguments: str) -> "Run":

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics import MetricWrapperBase
 
+from console import metrics as page
 from console.cli import cli
 from deploy.grafana.make_dashboards import DASHBOARDS, file_of, text_of
 from receiver.metrics import Metrics
@@ -245,7 +246,8 @@ def test_every_alert_has_its_runbook() -> None:
 def exposed() -> dict[str, tuple[str, ...]]:
     """The metrics of every process, by the name under which they are scraped, and their labels."""
     registry = CollectorRegistry()
-    collectors = [one for module in (watch, events, callbacks) for one in vars(module).values()]
+    modules = (watch, events, callbacks, page)
+    collectors = [one for module in modules for one in vars(module).values()]
     Metrics(registry)
     collectors += registry._collector_to_names
     return {"correio_build_info": ("version",)} | {

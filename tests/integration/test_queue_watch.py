@@ -2,14 +2,20 @@
 
 import asyncio
 
+import aio_pika
+import pytest
 from prometheus_client import REGISTRY
 
 from deploy.local.provide import PrivateBroker
 from shared.broker import headers, topology
 from shared.broker.consumer import BatchConsumer
+from shared.broker.depth import depths
+from shared.broker.heads import PAUSE, HeadWatch, heads
 from shared.broker.publisher import ConfirmingPublisher, Outgoing
+from shared.broker.statistics import unacknowledged
 from shared.broker.watch import QueueWatch
 from shared.config import BrokerConfig, Secret
+from shared.errors import BrokerUnavailableError
 from tests.support.clock import ManualClock
 
 NOW = 1_700_000_000_000
@@ -59,3 +65,64 @@ async def test_figures_follow_the_queue_and_vanish_with_the_broker(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def put(url: str, queue: str, **said: int) -> None:
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        exchange = await channel.get_exchange(topology.QUEUES[queue][0])
+        await exchange.publish(aio_pika.Message(b"x", headers=said), routing_key=queue)
+
+
+async def test_the_age_of_a_queue_that_nobody_consumes_is_seen(broker_url: str) -> None:
+    await topology.declare(broker_url)
+    config = BrokerConfig(url=Secret(broker_url))
+    clock = ManualClock(NOW)
+    watch = HeadWatch(config, clock=clock)
+    delay = topology.delay_queue(18_000)
+
+    async def ages() -> dict[str, float | None]:
+        return await watch.ages(await depths(config.url))
+
+    assert set((await ages()).values()) == {0.0}
+    await put(broker_url, topology.EVENTS, **{headers.RECEIVED_AT: NOW - 9_000})
+    await put(broker_url, topology.EVENTS, **{headers.RECEIVED_AT: NOW})
+    await put(broker_url, delay, **{headers.DELAYED_AT: NOW - 1_000})
+    await put(broker_url, topology.CALLBACKS)
+    seen = await ages()
+    assert (seen[topology.EVENTS], seen[delay], seen[topology.CALLBACKS]) == (9.0, 1.0, None)
+    assert seen[topology.DEAD] == 0.0
+
+    # it grows by itself; the head is looked at ever more seldom, as the broker counts the looks
+    looks = 0
+    for _ in range(3_600):
+        clock.move(1)
+        before = watch._look_at[topology.EVENTS]
+        seen = await watch.ages(await depths(config.url)) if clock.monotonic() >= before else {}
+        looks += bool(seen)
+    assert 5 <= looks <= 12
+    found = await heads(config, [topology.EVENTS, topology.DEAD])
+    assert set(found) == {topology.EVENTS}
+    assert found[topology.EVENTS].returned == looks + 1
+    # another watch knows how often it was looked at, from the broker
+    other = HeadWatch(config, clock=clock)
+    await other.ages(await depths(config.url))
+    assert other._look_at[topology.EVENTS] - clock.monotonic() > PAUSE * 2**looks
+
+
+async def test_what_consumers_hold_is_told_by_the_plugin(
+    private_broker: PrivateBroker,
+) -> None:
+    await topology.declare(private_broker.url)
+    url, metrics = Secret(private_broker.url), private_broker.metrics_url
+    assert await unacknowledged(BrokerConfig(url=url)) == {}
+    config = BrokerConfig(url=url, metrics_url=metrics)
+    await put(private_broker.url, topology.EVENTS)
+    async with await aio_pika.connect(private_broker.url) as connection:
+        queue = await (await connection.channel()).get_queue(topology.EVENTS)
+        await queue.get()
+        async with asyncio.timeout(60):
+            while (await unacknowledged(config)).get(topology.EVENTS) != 1:
+                await asyncio.sleep(0.2)
+    for wrong in (f"{metrics}/nowhere", "http://127.0.0.1:1"):
+        with pytest.raises(BrokerUnavailableError):
+            await unacknowledged(BrokerConfig(url=url, metrics_url=wrong))

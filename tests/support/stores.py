@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 _TEMPLATE = "migrated"
 _TABLES = (
     "aggregates", "events", "payloads", "history", "transitions", "deliveries", "attempts",
-    "quarantine", "endpoints", "audit",
+    "quarantine", "endpoints", "audit", "samples",
 )  # fmt: skip
 
 

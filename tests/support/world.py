@@ -105,7 +105,7 @@ class World:
     def __init__(
         self, folder: Path, broker: PrivateBroker, store: str, endpoint: Endpoint, **more: Any
     ) -> None:
-        """`more` are further sections of the configuration."""
+        """`more` are further sections of the configuration; with `console`, the console runs too."""
         self.folder = folder
         self.broker = broker
         self.store = store
@@ -115,7 +115,9 @@ class World:
         self.source = Source(Listener(self.port))
         self.config = write_config(
             folder,
-            broker={"url": broker.url, "reconnect_max": 0.3},
+            broker={
+                "url": broker.url, "reconnect_max": 0.3, "metrics_url": broker.metrics_url,
+            },
             store={"url": store, "busy_timeout": 1.0},
             receiver={"port": self.port, "spool": str(self.spool), "spool_min_free_bytes": 0},
             source=[{"name": "klavi", "secrets": [SECRET], "partner_app_ids": [ev.APP]}],
@@ -129,12 +131,13 @@ class World:
         self._stack = contextlib.ExitStack()
         self._serving = contextlib.AsyncExitStack()
         self.parts: dict[str, Process] = {}
+        self._roles = ROLES | ({"console": ("console",)} if "console" in more else {})
 
     async def __aenter__(self) -> Self:
         await migrate(Secret(self.store))
         await topology.declare(self.broker.url)
         await self._serving.enter_async_context(serving(self.endpoint, port=self.endpoint.port))
-        for role, arguments in ROLES.items():
+        for role, arguments in self._roles.items():
             log = self.folder / f"{role}.log"
             made = process(*arguments, config=self.config, log=log)
             self.parts[role] = self._stack.enter_context(made)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from shared.broker import topology
+from shared.broker import headers, topology
 from shared.broker.publisher import Outgoing, Publisher
 from shared.errors import BrokerUnavailableError, RejectedError, UnroutableError
 from shared.logs import get_logger
@@ -17,25 +17,26 @@ PUBLISH_TIMEOUT: Final = 5.0
 """Seconds that the broker has to confirm a group of messages."""
 
 
-def message_for(delivery_id: str, *, remaining: float) -> Outgoing | None:
+def message_for(delivery_id: str, *, due: int, now: int) -> Outgoing | None:
     """The message that stands for a delivery; its body is the id, nothing else.
 
     Args:
         delivery_id: the delivery.
-        remaining: seconds until it is due; what is due goes straight to the work queue, the
-            rest to the largest fixed delay that fits.
+        due: when it is due, in Unix milliseconds; what is due goes straight to the work queue,
+            the rest to the largest fixed delay that fits.
+        now: Unix milliseconds.
 
     Returns:
         None when it is due so soon that no delay fits: the store's own clock wakes it.
     """
+    remaining = (due - now) / 1000
     if remaining <= 0:
-        key = topology.CALLBACKS
-    else:
-        delay = topology.largest_delay(remaining)
-        if delay is None:
-            return None
-        key = topology.delay_queue(delay)
-    return Outgoing(delivery_id.encode(), topology.CALLBACKS, key)
+        return Outgoing(delivery_id.encode(), topology.CALLBACKS, topology.CALLBACKS)
+    delay = topology.largest_delay(remaining)
+    if delay is None:
+        return None
+    key = topology.delay_queue(delay)
+    return Outgoing(delivery_id.encode(), topology.CALLBACKS, key, {headers.DELAYED_AT: now})
 
 
 async def publish(publisher: Publisher, messages: Iterable[Outgoing]) -> bool:
@@ -70,7 +71,7 @@ async def delay(means: Means, due: Mapping[str, int]) -> None:
     now, grace = means.clock.now(), round(means.config.wake_grace * 1000)
     messages: dict[str, Outgoing] = {}
     for one, at in due.items():
-        message = message_for(one, remaining=(at - now) / 1000)
+        message = message_for(one, due=at, now=now)
         if message is not None:
             messages[one] = message
     published = await publish(means.publisher, messages.values())

@@ -78,7 +78,7 @@ class Relay:
     async def _publish(self, wakeups: list[Wakeup], now: int) -> None:
         messages, soon = [], {}
         for one in wakeups:
-            message = message_for(one.id, remaining=(one.due_at - now) / 1000)
+            message = message_for(one.id, due=one.due_at, now=now)
             if message is None:
                 soon[one.id] = one.due_at
             else:

@@ -1,0 +1,6 @@
+-- What the console saw of queues, spool and store, once a minute, for its charts after a restart.
+
+CREATE TABLE samples (
+    at    INTEGER PRIMARY KEY,
+    point BLOB NOT NULL
+) STRICT;
