@@ -19,7 +19,13 @@ from console.deliveries import (
 from console.endpoints import endpoints_answer, probe, set_endpoint
 from console.login import Session
 from console.look import trace_answer
-from console.quarantine import discard_entries, entry_answer, quarantined, replay_entries
+from console.quarantine import (
+    discard_entries,
+    entry_answer,
+    open_entries,
+    quarantined,
+    replay_entries,
+)
 from console.sampler import Sampler
 from shared.store.queries import DeliveryFilter
 from shared.store.rows import EndpointStatus
@@ -184,10 +190,16 @@ class Api:
         return await quarantined(context, request.match_info["id"], body=True)
 
     async def replay_entries(self, request: web.Request, context: Context) -> Any:
-        """Send entries through the events worker once more."""
+        """Send entries through the events worker once more.
+
+        A dry run names them, so that the page can replay a few at a time and be stopped between.
+        """
         meant = msgspec.json.decode(await request.read(), type=EntriesMeant)
-        count = await replay_entries(context, meant.ids, meant.reason, really=not meant.dry_run)
-        return {"count": count, "dryRun": meant.dry_run}
+        if meant.dry_run:
+            found = await open_entries(context, meant.ids, meant.reason)
+            return {"count": len(found), "dryRun": True, "ids": found}
+        count = await replay_entries(context, meant.ids, meant.reason, really=True)
+        return {"count": count, "dryRun": False}
 
     async def discard_entries(self, request: web.Request, context: Context) -> Any:
         """Close entries for good."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 import orjson
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from shared.clock import Clock, SystemClock
@@ -61,6 +62,12 @@ class Context:
         """The store's queries."""
         async with self.store() as store:
             yield Queries(store)
+
+    def progress(self, items: Sequence[T], what: str) -> Iterable[T]:
+        """The items one by one, with a bar on a terminal that shows how many are done."""
+        if not self.screen.is_terminal:
+            return items
+        return track(items, description=what, console=self.screen, transient=True)
 
     def show(self, answer: Any, *, as_json: bool, human: Callable[[], None]) -> None:
         """Print one JSON document, or what `human` prints."""

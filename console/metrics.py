@@ -1,4 +1,4 @@
-"""What the console measures of queues: what no worker can tell, least of all one that is stopped."""
+"""What the console measures of queues: what a worker cannot tell, least of all a stopped one."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -117,7 +117,7 @@ async def replay_entries(
         if not really or not chosen:
             return len(chosen)
         async with publishing(context.config.broker) as publisher:
-            for entry_id in chosen:
+            for entry_id in context.progress(chosen, "Replaying"):
                 found = await queries.quarantined(entry_id)
                 if found is None:
                     continue
@@ -146,6 +146,12 @@ def discard(context: Context, ids: tuple[str, ...], reason: str, yes: bool, as_j
     _require(ids, reason)
     count = run(discard_entries(context, ids, reason, really=yes))
     _report(context, count, "discarded", really=yes, as_json=as_json)
+
+
+async def open_entries(context: Context, ids: tuple[str, ...], reason: str) -> list[str]:
+    """Ids of the open entries meant, oldest first."""
+    async with context.queries() as queries:
+        return await _choose(queries, ids, reason)
 
 
 async def discard_entries(

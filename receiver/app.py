@@ -94,6 +94,7 @@ class App:
             accepted=count,
             outcome=route.value,
             duration_ms=self._observe(began),
+            trace_id=batch.traceparent[3:35],
         )
         return accepted(count)
 

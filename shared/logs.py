@@ -8,7 +8,8 @@ their logger's name and level, since they may quote a body.
 import json
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -66,6 +67,47 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger whose lines carry `name` as their component."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(component=name)
     return logger
+
+
+class LineWriter:
+    """Writes many lines of one kind at once: one for each event of a batch costs microseconds.
+
+    The same rules hold as for any line: fields that are not allowed are withheld.
+    """
+
+    def __init__(self, name: str, event: str, fields: Sequence[str]) -> None:
+        """`name`: the component; `event`: what each line says happened; `fields`: of each line."""
+        self._name = name
+        self._event = event
+        self._fields = fields
+        self._allowed = [one in ALLOWED_FIELDS for one in fields]
+
+    def write(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Write one line for each row of values, at level ``info``."""
+        logger = get_logger(self._name)
+        if not logger.is_enabled_for(logging.INFO):
+            return
+        config = structlog.get_config()
+        if not isinstance(config["processors"][-1], structlog.processors.JSONRenderer):
+            for row in rows:
+                logger.info(self._event, **dict(zip(self._fields, row, strict=True)))
+            return
+        frame = {
+            **structlog.contextvars.get_contextvars(),
+            "component": self._name,
+            "event": self._event,
+            "level": "info",
+            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        }
+        text = "\n".join(
+            _json(frame | {
+                name: value if allowed else WITHHELD
+                for name, value, allowed in zip(self._fields, row, self._allowed, strict=True)
+            })
+            for row in rows
+        )  # fmt: skip
+        if text:
+            config["logger_factory"]().msg(text)
 
 
 def _json(line: Any, **_options: Any) -> str:

@@ -1,6 +1,7 @@
 import { age, ask, call, choice, dash, field, h, makeHistory, query, Refused, rememberCsrf, say, table } from "/parts.js";
 
 const INTERVAL = 2000;
+const STEP = 100; // quarantine entries sent at a time
 const main = document.getElementById("main");
 let session = null;
 const past = makeHistory();
@@ -23,6 +24,8 @@ const CHARTS = [
     (name) => (point) => point.queues[name] ?? null],
   ["Callbacks due for (s)", ["oldest"], () => (point) => point.oldest["correio.callbacks"] ?? null],
   ["Events stored per second", ["events/s"], () => (point, before) => rate(point, before)],
+  ["Oldest message waiting (s)", ["correio.events", "correio.dead"],
+    (name) => (point) => point.oldest[name] ?? null],
   ["Spool (events)", ["spool"], () => (point) => point.spool],
 ];
 const DASHES = [[], [6, 3], [2, 3]];
@@ -161,24 +164,44 @@ async function quarantine() {
     field("reason", "reason"),
     choice("status", "status", [["open", "open"], ["replayed", "replayed"], ["discarded", "discarded"], ["", "any"]], "open"),
     h("button", { class: "main" }, "Show"));
-  const act = (path, body, title, verb) => async () => {
-    if (await change(`quarantine/${path}`, body, { title, verb, noun: "entries" })) await show();
+  const progress = h("div", { id: "progress", "aria-live": "polite" });
+  let stopped = false;
+  leave = () => { stopped = true; };
+  const discard = (body, title) => async () => {
+    if (await change("quarantine/discard", body, { title, verb: "Discard", noun: "entries" })) await show();
+  };
+  const replay = (body, title) => async () => {
+    const { count, ids } = await call("quarantine/replay", { ...body, dryRun: true });
+    if (!count) { say("No entries to do this with."); return; }
+    if (!await ask(title, `${count} entries are meant.`, "Replay")) return;
+    stopped = false;
+    let done = 0;
+    while (done < count && !stopped) {
+      progress.replaceChildren(
+        h("label", {}, `Replay: ${done} of ${count} sent`, h("progress", { max: count, value: done })),
+        button("Stop this replay", async () => { stopped = true; }));
+      await call("quarantine/replay", { ids: ids.slice(done, done + STEP), dryRun: false });
+      done = Math.min(count, done + STEP);
+    }
+    progress.replaceChildren();
+    say(stopped && done < count ? `Stopped: ${done} of ${count} entries were replayed.` : `Replay: ${count} entries.`);
+    await show();
   };
   async function show() {
     const { entries } = await call(`quarantine?status=${form.elements.status.value}&reason=${encodeURIComponent(form.elements.reason.value)}`);
     const reasons = [...new Set(entries.filter((one) => one.status === "open").map((one) => one.reason))];
     list.replaceChildren(
       h("div", { class: "buttons" }, reasons.map((reason) => [
-        button(`Replay all ${reason}`, act("replay", { reason }, `Replay ${reason}`, "Replay")),
-        button(`Discard all ${reason}`, act("discard", { reason }, `Discard ${reason} for good`, "Discard"))])),
+        button(`Replay all ${reason}`, replay({ reason }, `Replay ${reason}`)),
+        button(`Discard all ${reason}`, discard({ reason }, `Discard ${reason} for good`))])),
       table("Quarantine", ["received", "reason", "detail", "source", "seen", "status", ""], entries.map((one) => [
         one.receivedAt, one.reason, one.detail, one.source, one.seen, one.status,
         [button("Body", async () => {
           const entry = await call(`quarantine/${one.id}`);
           await ask(`Entry ${one.id}`, h("pre", {}, entry.body), "Close");
-        }), " ", one.status === "open" ? button("Replay", act("replay", { ids: [one.id] }, "Replay this entry", "Replay")) : null]])));
+        }), " ", one.status === "open" ? button("Replay", replay({ ids: [one.id] }, "Replay this entry")) : null]])));
   }
-  main.replaceChildren(h("h2", {}, "Quarantine"), form, list);
+  main.replaceChildren(h("h2", {}, "Quarantine"), form, progress, list);
   await show();
 }
 

@@ -4,7 +4,6 @@ AMQP itself has no way to ask. The plugin (``rabbitmq_prometheus``, part of Rabb
 queue under ``/metrics/detailed``; its own figures are a few seconds old.
 """
 
-import asyncio
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
@@ -36,7 +35,7 @@ async def unacknowledged(config: BrokerConfig) -> dict[str, int]:
             if answer.status != _OK:
                 raise BrokerUnavailableError(f"broker.metrics_url answers {answer.status}")
             families = list(text_string_to_metric_families(await answer.text()))
-    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
+    except (TimeoutError, aiohttp.ClientError, ValueError) as error:
         raise BrokerUnavailableError(f"broker.metrics_url: {type(error).__name__}") from error
     return {
         sample.labels["queue"]: int(sample.value)

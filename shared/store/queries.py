@@ -414,7 +414,10 @@ class Queries:
     async def keep_sample(self, at: int, point: bytes, *, since: int) -> None:
         """Keep a point of the charts, and forget those from before `since`."""
         await self._store.change([
-            ("INSERT INTO samples (at, point) VALUES (?, ?) ON CONFLICT (at) DO NOTHING", (at, point)),
+            (
+                "INSERT INTO samples (at, point) VALUES (?, ?) ON CONFLICT (at) DO NOTHING",
+                (at, point),
+            ),
             ("DELETE FROM samples WHERE at < ?", (since,)),
         ])  # fmt: skip
 

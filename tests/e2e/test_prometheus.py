@@ -225,7 +225,9 @@ async def test_every_query_of_every_panel_finds_data(
 ) -> None:
     async with (
         world(
-            tmp_path, private_broker, sqlite_in(tmp_path),
+            tmp_path,
+            private_broker,
+            sqlite_in(tmp_path),
             console={"port": free_port(), "sample_interval": 1.0},
         ) as everything,  # fmt: skip
         prometheus(tmp_path, everything) as seen,
@@ -264,7 +266,9 @@ async def test_each_fault_is_told_and_nothing_else(
 ) -> None:
     async with (
         world(
-            tmp_path, private_broker, sqlite_in(tmp_path),
+            tmp_path,
+            private_broker,
+            sqlite_in(tmp_path),
             console={"port": free_port(), "sample_interval": 1.0},
         ) as everything,  # fmt: skip
         prometheus(tmp_path, everything) as seen,

@@ -10,6 +10,8 @@ import orjson
 import pytest
 
 from console.app import FILES
+from console.look import status_answer
+from console.sampler import Sampler
 from console.service import ConsoleService
 from shared.broker import topology
 from shared.broker.depth import depths
@@ -163,7 +165,8 @@ async def test_an_operator_looks_and_acts(guarded: Served) -> None:
         assert "unheard_of" in body
         assert CPF not in body
         meant = {"ids": [entry["id"]]}
-        assert (await page.post("quarantine/replay", meant))[1] == {"count": 1, "dryRun": True}
+        dry_run = (await page.post("quarantine/replay", meant))[1]
+        assert dry_run == {"count": 1, "dryRun": True, **meant}
         done = await page.post("quarantine/replay", {**meant, "dryRun": False})
         assert done == (200, {"count": 1, "dryRun": False})
         assert (await page.post("quarantine/discard", {"reason": entry["reason"]}))[1]["dryRun"]
@@ -262,3 +265,25 @@ def test_a_short_token_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             tmp_path, "amqp://x", "sqlite:///x", monkeypatch,
             operator=[{"name": "ana", "secrets": ["short"]}],
         )  # fmt: skip
+
+
+async def test_charts_begin_before_the_console_was_started(guarded: Served) -> None:
+    """What one console wrote down, the next one shows, and the command line knows its ages."""
+    service = guarded.service
+    async with asyncio.timeout(30), service.context("test").queries() as queries:
+        while not (kept := await queries.samples(since=0)):
+            await asyncio.sleep(0.05)
+        first = orjson.loads(kept[0])
+        assert first in service.sampler.points
+        hour = 3_600_000
+        old = {**first, "at": first["at"] - hour}
+        await queries.keep_sample(old["at"], orjson.dumps(old), since=0)
+        ancient = first["at"] - 25 * hour
+        await queries.keep_sample(ancient, b"{}", since=0)
+        await queries.keep_sample(first["at"], b"not again", since=first["at"] - 24 * hour)
+    again = Sampler(service.context("test"), interval=5.0)
+    await again.look()
+    assert [one["at"] for one in again.points][:2] == [old["at"], first["at"]]
+    status = await status_answer(service.context("test"), counts=False)
+    ages = {one["name"]: one["oldestAgeSeconds"] for one in status["queues"]}
+    assert ages[topology.EVENTS] == 0.0

@@ -105,7 +105,7 @@ class World:
     def __init__(
         self, folder: Path, broker: PrivateBroker, store: str, endpoint: Endpoint, **more: Any
     ) -> None:
-        """`more` are further sections of the configuration; with `console`, the console runs too."""
+        """`more` are further sections of the configuration; `console` lets the console run too."""
         self.folder = folder
         self.broker = broker
         self.store = store

@@ -120,6 +120,7 @@ def _tell(one: Finished, record: AttemptRecord) -> None:
         state=record.state.value,
         next_in=round((record.due_at - ended) / 1000, 1) if retrying else None,
         error=record.error or None,
+        trace_id=delivery.traceparent[3:35] or None,
     )
     metrics.ATTEMPTS.labels(delivery.endpoint, delivery.type, record.outcome).inc()
     metrics.ENDED.labels(delivery.endpoint, record.state.value).inc()

@@ -6,18 +6,19 @@ then goes to the quarantine. An unreachable store is nobody's fault and is raise
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from shared.clock import Clock
 from shared.config import Config
-from shared.domain.events import Reason
+from shared.domain.events import Event, Reason
 from shared.domain.keys import AggregateKey
 from shared.domain.product_request import ProductRequestState, settle
 from shared.errors import STORE_AWAY, StoreConflictError
 from shared.fanout import Subscriptions
-from shared.logs import get_logger
+from shared.logs import LineWriter, get_logger
 from shared.store.port import EventStore
 from shared.store.rows import Aggregate, Changes, FoldedEntry
 from worker.events import fold, metrics
@@ -25,9 +26,28 @@ from worker.events.arrivals import Arrival, Decoded, decode_all
 
 log = get_logger(__name__)
 
+TRACE_ID = slice(3, 35)
+"""Where the trace id stands in a ``traceparent``."""
+
+LINE = ("event_id", "type", "label", "reason", "source", "batch_id", "trace_id", "seconds")
+lines = LineWriter(__name__, "event.stored", LINE)
+
 QUARANTINED = "quarantined"
 DUPLICATE = "duplicate"
 MAX_CONFLICTS = 50
+
+
+class Written(Struct, frozen=True):
+    """What one transaction did.
+
+    Attributes:
+        repeated: the arrivals that the store held already.
+        folding: seconds spent folding.
+    """
+
+    changes: Changes
+    repeated: Sequence[Decoded]
+    folding: float
 
 
 class Applier:
@@ -49,7 +69,7 @@ class Applier:
             StoreUnavailableError: nothing, or only a leading part, was applied; apply all again.
         """
         try:
-            batch, changes = await self._apply_together(arrivals)
+            batch, written = await self._apply_together(arrivals)
         except STORE_AWAY:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the others
@@ -62,7 +82,7 @@ class Applier:
             await self.apply(arrivals[:middle])
             await self.apply(arrivals[middle:])
         else:
-            self._account(batch, changes)
+            self._account(batch, written)
 
     async def quarantine_dead(self, arrivals: Sequence[Arrival]) -> None:
         """Put what the broker dead-lettered into the quarantine."""
@@ -83,7 +103,7 @@ class Applier:
 
     async def _apply_together(
         self, arrivals: Sequence[Arrival]
-    ) -> tuple[Sequence[Decoded], Changes]:
+    ) -> tuple[Sequence[Decoded], Written]:
         started = time.perf_counter()
         batch = decode_all(
             arrivals,
@@ -94,13 +114,13 @@ class Applier:
         decoded = time.perf_counter()
         async for attempt in _until_no_conflict():
             with attempt:
-                changes, folding = await self._commit(batch)
-        metrics.FOLD_SECONDS.observe(decoded - started + folding)
+                written = await self._commit(batch)
+        metrics.FOLD_SECONDS.observe(decoded - started + written.folding)
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - decoded)
-        return batch, changes
+        return batch, written
 
-    async def _commit(self, batch: Sequence[Decoded]) -> tuple[Changes, float]:
-        """Lock, find, fold, write; returns what was written and the seconds spent folding.
+    async def _commit(self, batch: Sequence[Decoded]) -> Written:
+        """Lock, find, fold, write.
 
         Locking comes first: whoever waited for a lock then sees what its former holder stored.
         """
@@ -116,7 +136,7 @@ class Applier:
             changes = self._folder(loaded, histories=histories).fold(sifted)
             folding = time.perf_counter() - started
             await transaction.write(changes)
-        return changes, folding
+        return Written(changes, sifted.repeated, folding)
 
     def _folder(
         self,
@@ -143,9 +163,9 @@ class Applier:
             reason=reason.value,
         )
 
-    def _account(self, batch: Sequence[Decoded], changes: Changes) -> None:
-        """Count, and write the batch's one line, after its commit."""
-        now = self._clock.now()
+    def _account(self, batch: Sequence[Decoded], written: Written) -> None:
+        """Count, and write the batch's one line and one of each event, after the commit."""
+        now, changes = self._clock.now(), written.changes
         labelled = Counter((event.source, event.label.value) for event in changes.events)
         labelled.update((entry.source, QUARANTINED) for entry in changes.quarantined)
         repeated = sum(changes.duplicates.values())
@@ -163,6 +183,33 @@ class Applier:
             metrics.NOTICES.labels(kind).inc(count)
         metrics.BATCH_SIZE.observe(len(batch))
         log.info("events.applied", count=len(batch), **tally)
+        lines.write(_lines(written, now=now))
+
+
+def _lines(written: Written, *, now: int) -> Iterator[tuple[object, ...]]:
+    """What is told of each event, in the order of `LINE`."""
+    for event in written.changes.events:
+        yield (
+            event.ref.event_id, event.name, event.label.value, None, event.source, event.batch_id,
+            event.traceparent[TRACE_ID], _age(event.received_at, now),
+        )  # fmt: skip
+    for one in written.repeated:
+        arrival, event_id, name = one.arrival, None, None
+        if isinstance(one.content, Event):
+            event_id, name = one.content.event_id, one.content.name
+        yield (
+            event_id, name, DUPLICATE, None, arrival.source, arrival.batch_id,
+            arrival.traceparent[TRACE_ID], _age(arrival.received_at, now),
+        )  # fmt: skip
+    for entry in written.changes.quarantined:
+        yield (
+            None, None, QUARANTINED, entry.reason, entry.source, entry.batch_id,
+            entry.traceparent[TRACE_ID], _age(entry.received_at, now),
+        )  # fmt: skip
+
+
+def _age(received_at: int, now: int) -> float:
+    return max(0, now - received_at) / 1000
 
 
 def _until_no_conflict() -> AsyncRetrying:

@@ -46,6 +46,7 @@ class Sifted(Struct, frozen=True):
 
     fresh: list[Fresh]
     duplicates: dict[int, int]
+    repeated: list[Decoded]
     unreadable: list[Decoded]
     replayed: list[str]
 
@@ -75,7 +76,7 @@ def sift(
     """
     stored = {ref: list(found) for ref, found in known.items()}
     number = iter(numbers)
-    sifted = Sifted([], {}, [], [])
+    sifted = Sifted([], {}, [], [], [])
     for one in batch:
         if isinstance(one.content, Unreadable):
             sifted.unreadable.append(one)
@@ -86,6 +87,7 @@ def sift(
         same = next((e for e in variants if e.content == one.content.content), None)
         if same is not None:
             sifted.duplicates[same.seq] = sifted.duplicates.get(same.seq, 0) + 1
+            sifted.repeated.append(one)
             continue
         fresh = Fresh(next(number), len(variants), one.arrival, one.content)
         variants.append(KnownEvent(fresh.seq, fresh.variant, one.content.content))

@@ -78,3 +78,29 @@ def test_no_value_costs_a_line(lines: Lines, value: object) -> None:
     logs.get_logger("x").info("said", state=value, **{Colour.RED: 1})
     (line,) = lines()
     assert line["event"] == "said"
+
+
+def test_many_lines_at_once_are_lines_like_any_other(lines: Lines) -> None:
+    writer = logs.LineWriter("worker.x", "event.stored", ("event_id", "tax_id", "seconds"))
+    writer.write([("e1", CPF, 0.5), ("e2", CPF, 1.5)])
+    writer.write([])
+    logs.get_logger("worker.x").info("event.stored", event_id="e3", tax_id=CPF, seconds=2.5)
+    first, second, third = lines()
+    assert third.pop("timestamp")[:10] == first.pop("timestamp")[:10]
+    second.pop("timestamp")
+    assert first == third | {"event_id": "e1", "seconds": 0.5}
+    assert second == third | {"event_id": "e2", "seconds": 1.5}
+
+
+def test_many_lines_heed_level_and_format(capsys: pytest.CaptureFixture[str]) -> None:
+    writer = logs.LineWriter("worker.x", "event.stored", ("event_id",))
+    try:
+        logs.configure_logs(LogConfig(level="warning"), role="test")
+        writer.write([("e1",)])
+        assert capsys.readouterr().err == ""
+        logs.configure_logs(LogConfig(format="console"), role="test")
+        writer.write([("e1",)])
+        assert "event.stored" in capsys.readouterr().err
+    finally:
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
