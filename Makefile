@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo run test test-deep test-rabbitmq4 lint format check-bare clean
+.PHONY: help setup demo run test test-deep test-browser test-rabbitmq4 screenshots lint format check-bare clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -30,7 +30,16 @@ run: $(STAMP) ## Bring everything up until Ctrl-C, with its data in FOLDER (defa
 
 test: $(STAMP) ## Run every test but the deep ones; ARGS goes to pytest
 	@$(BIN)/python -m deploy.local prepare
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser" $(ARGS)
+
+test-browser: $(STAMP) ## Run the tests of the console's page in a headless Chromium
+	@$(BIN)/python -m deploy.local prepare
+	@$(BIN)/python -m deploy.local prepare-browser
+	$(BIN)/python -m pytest -n 2 -m browser $(ARGS)
+
+screenshots: $(STAMP) ## Take the README's pictures anew
+	@$(BIN)/python -m deploy.local prepare-browser
+	$(BIN)/python -m tests.browser.screenshots
 
 test-deep: $(STAMP) ## Run the tests with many examples
 	@$(BIN)/python -m deploy.local prepare
@@ -38,7 +47,7 @@ test-deep: $(STAMP) ## Run the tests with many examples
 
 test-rabbitmq4: $(STAMP) ## Run the tests against RabbitMQ 4 (as root, with debootstrap; 370 MB)
 	CORREIO_RABBITMQ_SCRIPTS=$$(tests/support/rabbitmq4.sh /tmp/correio-rabbitmq4) \
-		$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep" $(ARGS)
+		$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser" $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the rules of who may import whom
 	$(BIN)/ruff check .

@@ -22,8 +22,12 @@ from shared.errors import (
 )
 from shared.store.locate import sqlite_path
 from shared.store.open import open_store
+from shared.store.queries import Queries
 
 LOW_DISK = 512 * 1024 * 1024
+
+CLOCK_TOLERANCE = 5.0
+"""Seconds that two clocks may differ."""
 
 
 class Finding(Struct, frozen=True):
@@ -39,7 +43,7 @@ class Finding(Struct, frozen=True):
 @json_option
 @pass_context
 def doctor(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click passes it
-    """Check configuration, broker, queues, store, schema and disk; name each remedy."""
+    """Check configuration, broker, queues, store, schema, disk and clock; name each remedy."""
     findings = run(_examine(context))
     answer = {
         "healthy": all(one.ok for one in findings),
@@ -69,9 +73,9 @@ async def _examine(context: Context) -> list[Finding]:
     looks = (
         _sources, _endpoints, _broker, _store, _spool,
     )  # fmt: skip
-    return [Finding("configuration", ok=True, found="can be read")] + [
-        await look(config) for look in looks
-    ]
+    findings = [Finding("configuration", ok=True, found="can be read")]
+    findings += [await look(config) for look in looks]
+    return [*findings, await _clock(config, now=context.clock.now())]
 
 
 async def _sources(config: Config) -> Finding:
@@ -129,6 +133,32 @@ async def _store(config: Config) -> Finding:
     if remedy:
         return Finding("store", ok=False, found=str(fault), remedy=remedy)
     return Finding("store", ok=True, found="reachable, schema up to date, can be written to")
+
+
+async def _clock(config: Config, *, now: int) -> Finding:
+    """Signatures, due times and late events all go by the clock; compare it with what there is.
+
+    That is the clock of PostgreSQL, and the newest events, none of which can be of tomorrow.
+    """
+    try:
+        store = open_store(config.store)
+        try:
+            await store.start()
+            newest = await Queries(store).newest_receipt()
+            ahead = [newest - now] if newest is not None else []
+            if sqlite_path(config.store.url) is None:
+                other = await Queries(store).postgres_clock()
+                ahead += [other - now, now - other]
+        finally:
+            await store.close()
+    except CorreioError:
+        return Finding("clock", ok=True, found="not compared: the store cannot be read")
+    off = max(ahead, default=0) / 1000
+    if off > CLOCK_TOLERANCE:
+        found = f"{off:.0f} s away from that of the database or of the events stored"
+        remedy = "let chrony or systemd-timesyncd set the clocks of all machines"
+        return Finding("clock", ok=False, found=found, remedy=remedy)
+    return Finding("clock", ok=True, found="agrees with the store")
 
 
 def _store_remedy(config: Config) -> str:

@@ -28,8 +28,8 @@ KINDS = {"link": AggregateKind.LINK, "consent": AggregateKind.CONSENT,
          "product-request": AggregateKind.PRODUCT_REQUEST}  # fmt: skip
 
 
-NOTED_LATELY = 150_000
-"""Milliseconds for which what a console wrote down counts as lately: it writes once a minute."""
+NOTED_LATELY = 30_000
+"""Milliseconds for which what a console wrote down counts: it writes every ten seconds."""
 
 Ages = Callable[[Iterable[QueueDepth]], Awaitable[dict[str, float | None]]]
 

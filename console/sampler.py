@@ -26,7 +26,7 @@ HISTORY = 24 * 3_600.0
 
 COUNTED = ("events", "quarantine", "deliveries")
 
-KEPT_EVERY = 60.0
+KEPT_EVERY = 10.0
 """Seconds between two points that are written into the store."""
 
 COUNTING_SHARE = 20
@@ -36,8 +36,8 @@ COUNTING_SHARE = 20
 class Sampler:
     """The figures of now and of the last hours.
 
-    In memory every look is kept; one a minute is written into the store, from where a console
-    that is started anew takes up the charts.
+    In memory every look is kept; one in ten seconds is written into the store, from where a
+    console that is started anew takes up the charts.
     """
 
     def __init__(self, context: Context, *, interval: float) -> None:

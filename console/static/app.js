@@ -67,13 +67,15 @@ function stuckList(found) {
       one.view ? [" or ", h("a", { href: `#${one.view}` }, `see ${one.view}`)] : null))));
 }
 
+const tenths = (value) => (value === null ? null : Math.round(value * 10) / 10);
+
 function figures(status) {
   const counts = (title, from) => h("section", {}, h("h2", {}, title),
     from ? table(title, ["", "count"], Object.entries(from)) : h("p", { class: "bad" }, "Cannot be read."));
   return [
     h("h2", {}, "Queues"),
     table("Queues", ["queue", "ready", "unacknowledged", "consumers", "oldest (s)"],
-      status.queues.map((q) => [q.name, q.ready, q.unacknowledged, q.consumers, q.oldestAgeSeconds])),
+      status.queues.map((q) => [q.name, q.ready, q.unacknowledged, q.consumers, tenths(q.oldestAgeSeconds)])),
     h("div", { class: "charts" }, counts("Events", status.events), counts("Quarantine", status.quarantine),
       counts("Deliveries", status.deliveries), counts("Spool", status.spool)),
   ];

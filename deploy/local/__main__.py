@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 from deploy.local.demo import Break, demo
-from deploy.local.install import find_promtool
+from deploy.local.install import find_chromium, find_promtool
 from deploy.local.provide import private_node
 from deploy.local.rabbitmq import BrokerError
 from deploy.local.run import run
@@ -36,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
                 )
             case "run":
                 return _until_signalled(run(options.folder, named=named), interrupted=0)
+            case "prepare-browser":
+                found = find_chromium()
+                print(found or "the browser tests need Chromium: apt-get install chromium")
+                return 0 if found else 1
             case _:
                 print(private_node(options.folder).origin)
                 print(
@@ -83,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     keep = commands.add_parser("run", help="bring the stack up and keep it up until Ctrl-C")
     need = commands.add_parser("prepare", help="make sure that the tests find what they need")
+    commands.add_parser("prepare-browser", help="make sure that the browser tests find a browser")
     for command in (keep, need):
         command.add_argument("--folder", type=Path, default=DEFAULT_FOLDER)
     return parser

@@ -1,4 +1,4 @@
-"""RabbitMQ and Prometheus from the distribution's packages, where we may install them."""
+"""RabbitMQ, Prometheus and Chromium from the distribution, where we may install them."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ if [ ! -e "$policy" ]; then
 fi
 apt-get -q -o DPkg::Lock::Timeout=120 update
 apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$1"
-if [ -d /run/systemd/system ]; then systemctl disable --quiet "$1"; fi
+if [ -d /run/systemd/system ]; then systemctl disable --quiet "$1" || true; fi
 """
 
 
@@ -61,6 +61,18 @@ def find_promtool(*, say: Callable[[str], None] = print) -> Path | None:
         if said is not None:
             say(f"installing prometheus failed:\n{said}")
         found = shutil.which("promtool")
+    return Path(found) if found else None
+
+
+def find_chromium(*, say: Callable[[str], None] = print) -> Path | None:
+    """The browser that looks at the console's page, installed if need be; None without one."""
+    found = shutil.which("chromium")
+    if found is None and may_install():
+        say("Installing chromium from the distribution …")
+        said = _install("chromium")
+        if said is not None:
+            say(f"installing chromium failed:\n{said}")
+        found = shutil.which("chromium")
     return Path(found) if found else None
 
 

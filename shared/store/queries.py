@@ -411,6 +411,21 @@ class Queries:
         await self._store.change([statement])
         return audit_id
 
+    async def newest_receipt(self) -> int | None:
+        """When the newest events were received; None when there are none."""
+        ((newest,),) = await self._store.fetch(
+            "SELECT max(received_at) FROM "
+            "(SELECT received_at FROM events ORDER BY seq DESC LIMIT 100) AS newest"
+        )
+        return None if newest is None else int(newest)
+
+    async def postgres_clock(self) -> int:
+        """What PostgreSQL takes for the time. SQLite has no clock of its own to ask."""
+        ((now,),) = await self._store.fetch(
+            "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+        )
+        return int(now)
+
     async def keep_sample(self, at: int, point: bytes, *, since: int) -> None:
         """Keep a point of the charts, and forget those from before `since`."""
         await self._store.change([

@@ -1,33 +1,28 @@
 """The console in a real browser, before real processes, broker and store."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import orjson
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.async_api import Page, Request, async_playwright, expect
+from playwright.async_api import Page, Request, expect
 
 from deploy.local.provide import PrivateBroker
 from deploy.local.rabbitmq import free_port
 from tests.support import events as ev
+from tests.support.chromium import chromium
 from tests.support.cli import correio
 from tests.support.deliveries import until_async
 from tests.support.http import ask, request
-from tests.support.processes import process
 from tests.support.world import CALLBACKS, Listener, World, world
 
 TOKEN = "a-token-of-more-than-twenty-characters"
 READER = "another-token-of-more-than-twenty-characters"
 
-CHROMIUM = [
-    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-pytestmark = [pytest.mark.deep, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 
 class Browsed:
@@ -62,39 +57,29 @@ class Browsed:
 
 @pytest.fixture
 async def everything(
-    tmp_path: Path, private_broker: PrivateBroker, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[World, str]]:
+    tmp_path: Path, private_broker: PrivateBroker, empty_store_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[World]:  # fmt: skip
     monkeypatch.setitem(CALLBACKS, "schedule", [0.3])
-    port = free_port()
     async with world(
-        tmp_path, private_broker, f"sqlite:///{tmp_path}/correio.db",
-        console={"port": port, "sample_interval": 0.5},
+        tmp_path, private_broker, empty_store_url,
+        console={"port": free_port(), "sample_interval": 0.5},
         operator=[
             {"name": "ana", "secrets": [TOKEN]},
             {"name": "rui", "secrets": [READER], "read_only": True},
         ],
     ) as made:  # fmt: skip
-        with process("console", config=made.config, log=tmp_path / "console.log") as console:
-            console.start()
-            await console.until_ready()
-            yield made, f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture(params=["light", "dark"])
-async def browsed(
-    request: pytest.FixtureRequest, everything: tuple[World, str]
-) -> AsyncIterator[Browsed]:
-    path = shutil.which("chromium")
-    assert path, "the browser tests need Chromium: apt-get install chromium"
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=path, args=CHROMIUM, chromium_sandbox=False
-        )
-        context = await browser.new_context(color_scheme=request.param)
-        made = Browsed(await context.new_page(), everything[1])
-        await made.page.goto(made.base)
         yield made
-        await browser.close()
+
+
+@pytest.fixture
+async def browsed(everything: World) -> AsyncIterator[Browsed]:
+    """Light before SQLite, dark before PostgreSQL."""
+    scheme: Literal["light", "dark"] = "light" if everything.store.startswith("sqlite") else "dark"
+    async with chromium(scheme) as page:
+        made = Browsed(page, everything.page)
+        await page.goto(made.base)
+        yield made
     assert made.foreign == []
     assert [one for one in made.errors if "401" not in one and "403" not in one] == []
 
@@ -115,9 +100,9 @@ def depth(page: Page):
 
 
 async def test_an_operator_sees_depth_rise_and_finds_an_event(
-    everything: tuple[World, str], browsed: Browsed
+    everything: World, browsed: Browsed
 ) -> None:
-    made, _ = everything
+    made = everything
     page = browsed.page
     await browsed.axe()
     await page.get_by_label("Token").fill("x" * 30)
@@ -150,8 +135,8 @@ async def test_an_operator_sees_depth_rise_and_finds_an_event(
     await browsed.axe()
 
 
-async def test_an_operator_acts(everything: tuple[World, str], browsed: Browsed) -> None:
-    made, _ = everything
+async def test_an_operator_acts(everything: World, browsed: Browsed) -> None:
+    made = everything
     page = browsed.page
     await log_in(browsed)
     # quarantine
@@ -194,10 +179,8 @@ async def expect_open(made: World, count: int) -> None:
     await until_async(open_now)
 
 
-async def test_exhausted_deliveries_are_replayed(
-    everything: tuple[World, str], browsed: Browsed
-) -> None:
-    made, _ = everything
+async def test_exhausted_deliveries_are_replayed(everything: World, browsed: Browsed) -> None:
+    made = everything
     page = browsed.page
     made.endpoint.answers = [(500, {}, b"no")] * 6
     batch = [ev.event("consent_authorised", at=n) for n in range(1)]
@@ -214,9 +197,7 @@ async def test_exhausted_deliveries_are_replayed(
     await expect(page.get_by_text("0 deliveries.")).to_be_visible(timeout=20_000)
 
 
-async def test_who_may_only_look_cannot_act(
-    everything: tuple[World, str], browsed: Browsed
-) -> None:
+async def test_who_may_only_look_cannot_act(everything: World, browsed: Browsed) -> None:
     page = browsed.page
     await log_in(browsed, READER)
     await browsed.view("Endpoints")

@@ -394,6 +394,23 @@ async def test_doctor_names_a_damaged_spool(correio: Cli) -> None:
     assert "damaged" in (await _fault(correio, "disk"))["found"]
 
 
+async def test_doctor_names_a_wrong_clock(
+    correio: Cli, store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, hour = SystemClock().now(), 3_600_000
+    applier = Applier(store, CONFIG, clock=SystemClock())
+    body = ev.dump(ev.event("link_created", at=1))
+    await applier.apply([Arrival(body, "klavi", "b", now)])
+    assert (await correio("doctor"))["healthy"]
+    monkeypatch.setattr(SystemClock, "now", lambda _: now - hour)
+    assert "chrony" in (await _fault(correio, "clock"))["remedy"]
+    monkeypatch.setattr(SystemClock, "now", lambda _: now + hour)
+    if store_url.startswith("sqlite"):  # there is no other clock to compare it with
+        assert (await correio("doctor"))["healthy"]
+    else:
+        assert "chrony" in (await _fault(correio, "clock"))["remedy"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion(correio: Cli, shell: str) -> None:
     assert "_CORREIO_COMPLETE" in await correio.text("completion", shell)

@@ -128,6 +128,7 @@ class World:
             }],
             **more,
         )  # fmt: skip
+        self.page = f"http://127.0.0.1:{more.get('console', {}).get('port', 0)}"
         self._stack = contextlib.ExitStack()
         self._serving = contextlib.AsyncExitStack()
         self.parts: dict[str, Process] = {}

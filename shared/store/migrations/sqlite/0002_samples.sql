@@ -1,4 +1,4 @@
--- What the console saw of queues, spool and store, once a minute, for its charts after a restart.
+-- What the console saw of queues, spool and store, for its charts after a restart.
 
 CREATE TABLE samples (
     at    INTEGER PRIMARY KEY,
