@@ -39,7 +39,10 @@ class Admission:
         sources: Sources,
         proxies: Sequence[Network],
         clock: Clock,
+        sample_ratio: float = 0.0,
     ) -> None:
+        """`sample_ratio`: the share of batches without a ``traceparent`` whose trace is sampled."""
+        self._sample_ratio = sample_ratio
         self._config = config
         self._sources = sources
         self._proxies = proxies
@@ -111,7 +114,7 @@ class Admission:
             received_at=self._clock.now(),
             traceparent=given
             if is_traceparent(given)
-            else new_traceparent(os.urandom(TRACE_ENTROPY)),
+            else new_traceparent(os.urandom(TRACE_ENTROPY), sample_ratio=self._sample_ratio),
             events=events,
         )
 

@@ -13,6 +13,7 @@ from receiver.responses import accepted, found, options, refused
 from shared.clock import Clock
 from shared.config import ReceiverConfig
 from shared.logs import get_logger
+from shared.tracing import Span, record
 
 log = get_logger(__name__)
 
@@ -87,13 +88,25 @@ class App:
             return self._refuse_batch(route, began)
         count = len(batch.events)
         self._metrics.accepted(route, count)
+        duration = self._observe(began)
+        record(Span(
+            "receive batch",
+            kind="server",
+            traceparent=batch.traceparent,
+            began=batch.received_at,
+            ended=batch.received_at + round(duration),
+            attributes={
+                "batch_id": batch.id, "source": batch.source, "events": count,
+                "outcome": route.value,
+            },
+        ))  # fmt: skip
         log.info(
             "batch.accepted",
             batch_id=batch.id,
             source=batch.source,
             accepted=count,
             outcome=route.value,
-            duration_ms=self._observe(began),
+            duration_ms=duration,
             trace_id=batch.traceparent[3:35],
         )
         return accepted(count)

@@ -90,7 +90,8 @@ class Receiver:
             interval=receiver.circuit_probe_interval,
             metrics=self.metrics,
         )
-        self.app = self._build_app()
+        telemetry = config.telemetry
+        self.app = self._build_app(telemetry.sample_ratio if telemetry.otlp_endpoint else 0.0)
         self.server = Server(self.app.handle, config=receiver, metrics=self.metrics)
         self._observe()
 
@@ -106,7 +107,7 @@ class Receiver:
             metrics=self.metrics,
         )
 
-    def _build_app(self) -> App:
+    def _build_app(self, sample_ratio: float) -> App:
         return App(
             config=self._config,
             admission=Admission(
@@ -114,6 +115,7 @@ class Receiver:
                 sources=lambda: self._sources,
                 proxies=read_networks(self._config.trusted_proxies, field=PROXIES_FIELD),
                 clock=self._clock,
+                sample_ratio=sample_ratio,
             ),
             intake=Intake(outlet=self.outlet, spool=self.spool, metrics=self.metrics),
             metrics=self.metrics,

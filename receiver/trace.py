@@ -15,6 +15,12 @@ def is_traceparent(text: str) -> bool:
     return _VALID.fullmatch(text) is not None
 
 
-def new_traceparent(entropy: bytes) -> str:
-    """A traceparent made of `TRACE_ENTROPY` random bytes, not sampled."""
-    return f"00-{entropy[:_TRACE_BYTES].hex()}-{entropy[_TRACE_BYTES:TRACE_ENTROPY].hex()}-00"
+def new_traceparent(entropy: bytes, *, sample_ratio: float = 0.0) -> str:
+    """A traceparent made of `TRACE_ENTROPY` random bytes.
+
+    `sample_ratio` is the share of traces that are marked as sampled; the trace id decides which,
+    as OpenTelemetry has it.
+    """
+    chance = int.from_bytes(entropy[_TRACE_BYTES - 8 : _TRACE_BYTES])
+    flags = "01" if chance < sample_ratio * 2**64 else "00"
+    return f"00-{entropy[:_TRACE_BYTES].hex()}-{entropy[_TRACE_BYTES:TRACE_ENTROPY].hex()}-{flags}"

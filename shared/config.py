@@ -161,6 +161,13 @@ class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["json", "console"] = "json"
 
 
+class TelemetryConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Spans for OpenTelemetry; off while no collector is named. Wants the extra ``otel``."""
+
+    otlp_endpoint: str = ""
+    sample_ratio: Fraction = 0.01
+
+
 class SourceConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """A party that sends webhooks."""
 
@@ -205,6 +212,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     ops: OpsConfig = field(default_factory=OpsConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     source: tuple[SourceConfig, ...] = ()
     endpoint: tuple[EndpointConfig, ...] = ()
     operator: tuple[OperatorConfig, ...] = ()
@@ -212,6 +220,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 SECTIONS: tuple[str, ...] = (
     "broker", "store", "receiver", "events", "callbacks", "ops", "console", "log",
+    "telemetry",
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ ALLOWED_FIELDS: frozenset[str] = frozenset({
     "next_in", "port", "host", "path", "error", "error_type", "signal", "remedy", "limit",
 })  # fmt: skip
 
-_FOREIGN = ("aiormq", "aio_pika", "aiohttp", "asyncio", "psycopg", "psycopg.pool")
+_FOREIGN = ("aiormq", "aio_pika", "aiohttp", "asyncio", "psycopg", "psycopg.pool", "opentelemetry")
 
 
 def configure_logs(config: LogConfig, *, role: str) -> None:

@@ -14,6 +14,7 @@ from shared.config import Config, load_config
 from shared.errors import ConfigError
 from shared.logs import configure_logs, get_logger
 from shared.ops import Check, OpsServer
+from shared.tracing import close_tracing, configure_tracing
 
 log = get_logger(__name__)
 
@@ -41,10 +42,13 @@ def main(role: str, build: Callable[[Config], Service]) -> int:
     try:
         config = load_config()
         configure_logs(config.log, role=role)
+        configure_tracing(config.telemetry, role=role)
         return uvloop.run(_run(config, build))
     except ConfigError as error:
         print(f"correio {role}: {error}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
         return EXIT_USAGE
+    finally:
+        close_tracing()
 
 
 async def _run(config: Config, build: Callable[[Config], Service]) -> int:

@@ -7,6 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from shared import tracing
 from shared.logs import get_logger
 from shared.store.rows import AttemptRecord, Delivery, DeliveryState
 from worker.callbacks import metrics
@@ -122,6 +123,18 @@ def _tell(one: Finished, record: AttemptRecord) -> None:
         error=record.error or None,
         trace_id=delivery.traceparent[3:35] or None,
     )
+    tracing.record(tracing.Span(
+        "call endpoint",
+        kind="client",
+        traceparent=delivery.traceparent,
+        began=record.at,
+        ended=ended,
+        attributes={
+            "delivery_id": delivery.id, "endpoint": delivery.endpoint, "type": delivery.type,
+            "attempt": record.number, "outcome": record.outcome, "status": record.status,
+        },
+        failed=record.state is not DeliveryState.DELIVERED,
+    ))  # fmt: skip
     metrics.ATTEMPTS.labels(delivery.endpoint, delivery.type, record.outcome).inc()
     metrics.ENDED.labels(delivery.endpoint, record.state.value).inc()
     metrics.ATTEMPT_SECONDS.labels(delivery.endpoint).observe(record.duration_ms / 1000)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
+from shared import tracing
 from shared.clock import Clock
 from shared.config import Config
 from shared.domain.events import Event, Reason
@@ -20,7 +21,7 @@ from shared.errors import STORE_AWAY, StoreConflictError
 from shared.fanout import Subscriptions
 from shared.logs import LineWriter, get_logger
 from shared.store.port import EventStore
-from shared.store.rows import Aggregate, Changes, FoldedEntry
+from shared.store.rows import Aggregate, Changes, FoldedEntry, NewEvent
 from worker.events import fold, metrics
 from worker.events.arrivals import Arrival, Decoded, decode_all
 
@@ -43,11 +44,13 @@ class Written(Struct, frozen=True):
     Attributes:
         repeated: the arrivals that the store held already.
         folding: seconds spent folding.
+        milliseconds: that it took as a whole.
     """
 
     changes: Changes
     repeated: Sequence[Decoded]
     folding: float
+    milliseconds: int
 
 
 class Applier:
@@ -124,6 +127,7 @@ class Applier:
 
         Locking comes first: whoever waited for a lock then sees what its former holder stored.
         """
+        began = time.perf_counter()
         async with self._store.transaction() as transaction:
             keys = fold.keys(batch)
             loaded = await transaction.lock_aggregates(keys) if keys else {}
@@ -136,7 +140,8 @@ class Applier:
             changes = self._folder(loaded, histories=histories).fold(sifted)
             folding = time.perf_counter() - started
             await transaction.write(changes)
-        return Written(changes, sifted.repeated, folding)
+        took = round((time.perf_counter() - began) * 1000)
+        return Written(changes, sifted.repeated, folding, took)
 
     def _folder(
         self,
@@ -184,6 +189,19 @@ class Applier:
         metrics.BATCH_SIZE.observe(len(batch))
         log.info("events.applied", count=len(batch), **tally)
         lines.write(_lines(written, now=now))
+        for event in filter(_is_sampled, changes.events):
+            tracing.record(tracing.Span(
+                "store event",
+                kind="consumer",
+                traceparent=event.traceparent,
+                began=now - written.milliseconds,
+                ended=now,
+                attributes={
+                    "event_id": event.ref.event_id, "type": event.name,
+                    "label": event.label.value, "source": event.source,
+                    "batch_id": event.batch_id,
+                },
+            ))  # fmt: skip
 
 
 def _lines(written: Written, *, now: int) -> Iterator[tuple[object, ...]]:
@@ -206,6 +224,10 @@ def _lines(written: Written, *, now: int) -> Iterator[tuple[object, ...]]:
             None, None, QUARANTINED, entry.reason, entry.source, entry.batch_id,
             entry.traceparent[TRACE_ID], _age(entry.received_at, now),
         )  # fmt: skip
+
+
+def _is_sampled(event: NewEvent) -> bool:
+    return tracing.is_sampled(event.traceparent)
 
 
 def _age(received_at: int, now: int) -> float:

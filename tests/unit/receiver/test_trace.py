@@ -11,6 +11,12 @@ def test_a_new_one_is_valid_and_made_of_the_entropy() -> None:
     assert is_traceparent(made)
 
 
+def test_the_trace_id_decides_which_are_sampled() -> None:
+    made = [new_traceparent(bytes([n] * TRACE_ENTROPY), sample_ratio=0.25) for n in range(1, 256)]
+    assert sum(one.endswith("-01") for one in made) == 63
+    assert all(map(is_traceparent, made))
+
+
 @pytest.mark.parametrize(
     "text",
     [
