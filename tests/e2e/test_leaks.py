@@ -1,6 +1,5 @@
 """Personal data and secrets go in by every way there is, and come out by none."""
 
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from tests.support.cli import correio
 from tests.support.deliveries import until
 from tests.support.endpoints import SECRET as ENDPOINT_SECRET
 from tests.support.http import SECRET, ask, request
-from tests.support.processes import process
 from tests.support.world import Listener, World, world
 
 CPF = "39053344705"
@@ -154,14 +152,7 @@ async def test_nothing_personal_and_no_secret_is_shown(
 ) -> None:
     page = free_port()
     more = {"log": {"level": "debug"}, "console": {"port": page, "sample_interval": 0.5}}
-    async with contextlib.AsyncExitStack() as stack:
-        everything = await stack.enter_async_context(
-            world(tmp_path, private_broker, sqlite_in(tmp_path), **more)
-        )
-        console = process("console", config=everything.config, log=tmp_path / "console.log")
-        everything.parts["console"] = stack.enter_context(console)
-        everything.parts["console"].start()
-        await everything.parts["console"].until_ready()
+    async with world(tmp_path, private_broker, sqlite_in(tmp_path), **more) as everything:
         await misfortunes(everything)
         await everything.settled()
         secrets = [*CANARIES, everything.broker.url.split(":")[2].split("@")[0]]
