@@ -35,6 +35,9 @@ SESSION: web.RequestKey[Session | None] = web.RequestKey("session", object)  # t
 PAGE = 100
 """Rows of a list."""
 
+COUNTED = 10_000
+"""Deliveries of a list are counted up to here; beyond it there are just more."""
+
 POINTS = 720
 """Points of a chart at most; a longer history is thinned out."""
 
@@ -222,9 +225,14 @@ class Api:
             replay=asked.get("replay", ""),
         )
         async with context.queries() as queries:
-            count = await queries.count_deliveries(wanted)
+            count = await queries.count_deliveries(wanted, at_most=COUNTED + 1)
             rows = await queries.deliveries(wanted, limit=PAGE)
-        return {"count": count, "deliveries": [row_answer(one) for one in rows]}
+        more = count > COUNTED
+        return {
+            "count": min(count, COUNTED),
+            "more": more,
+            "deliveries": [row_answer(one) for one in rows],
+        }
 
     async def delivery(self, request: web.Request, context: Context) -> Any:
         """One delivery with its attempts."""

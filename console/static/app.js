@@ -235,7 +235,7 @@ async function deliveries(rest) {
   }
   async function show() {
     const found = await call(`deliveries?${query(form)}`);
-    list.replaceChildren(h("p", {}, `${found.count} deliveries.`),
+    list.replaceChildren(h("p", {}, `${found.more ? "More than " : ""}${found.count} deliveries.`),
       h("div", { class: "buttons" },
         button("Replay the exhausted of this filter", () => replay(meant())),
         button("Cancel what waits of this filter", async () => {

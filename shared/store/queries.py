@@ -257,13 +257,15 @@ class Queries:
         rows = await self._store.fetch(f"{_DELIVERY} WHERE d.id = ?", (delivery_id,))
         return _delivery(rows[0]) if rows else None
 
-    async def count_deliveries(self, wanted: DeliveryFilter) -> int:
-        """How many deliveries a filter finds."""
+    async def count_deliveries(self, wanted: DeliveryFilter, *, at_most: int | None = None) -> int:
+        """How many deliveries a filter finds; counting ends at `at_most`, if given."""
         where, values = wanted.where()
         join = "JOIN aggregates a ON a.id = d.aggregate_id " if wanted.aggregate_id else ""
-        ((count,),) = await self._store.fetch(
-            f"SELECT count(*) FROM deliveries d {join}WHERE {where}", values
-        )
+        found = f"FROM deliveries d {join}WHERE {where}"
+        query = f"SELECT count(*) {found}"
+        if at_most is not None:
+            query = f"SELECT count(*) FROM (SELECT 1 {found} LIMIT {int(at_most)}) AS counted"
+        ((count,),) = await self._store.fetch(query, values)
         return int(count)
 
     async def delivery_ids(self, wanted: DeliveryFilter) -> list[str]:

@@ -1,4 +1,10 @@
-"""Numbered migrations, and the check that a store has exactly those that this release knows."""
+"""Numbered migrations, and the check that a store's schema fits this release.
+
+A migration whose file is named ``….expand.sql`` only adds: the release before it goes on working
+on the new schema. So a store is migrated first and the processes are exchanged one by one after
+it. What takes something away or changes its meaning comes a release later, without that name,
+once no process of the old release runs any more.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,6 +15,16 @@ from msgspec import Struct
 from shared.errors import SchemaError
 
 REMEDY = "run `correio migrate` of this release"
+
+
+EXPAND = ".expand"
+
+
+class Applied(Struct, frozen=True):
+    """A migration that a store has: its name and the digest of its text."""
+
+    name: str
+    checksum: str
 
 
 class Migration(Struct, frozen=True):
@@ -36,30 +52,32 @@ def load_migrations(dialect: str) -> list[Migration]:
     ]
 
 
-def missing(applied: Mapping[int, str], known: Sequence[Migration]) -> list[Migration]:
+def missing(applied: Mapping[int, Applied], known: Sequence[Migration]) -> list[Migration]:
     """The migrations still to apply.
 
     Args:
-        applied: version → checksum, as the store has them.
+        applied: by version, as the store has them.
         known: this release's migrations.
 
     Raises:
-        SchemaError: the store has a migration that this release does not know, or knows otherwise.
+        SchemaError: the store has a migration that this release cannot work on, or knows otherwise.
     """
     checksums = {one.version: one.checksum for one in known}
-    for version, checksum in applied.items():
+    for version, one in applied.items():
         if version not in checksums:
+            if one.name.endswith(EXPAND):
+                continue
             raise SchemaError(
                 f"the store's schema has version {version}, which this release does not know; "
                 "use a newer release"
             )
-        if checksums[version] != checksum:
+        if checksums[version] != one.checksum:
             raise SchemaError(f"migration {version} was applied with another text; {REMEDY}")
     return [one for one in known if one.version not in applied]
 
 
-def require_current(applied: Mapping[int, str], known: Sequence[Migration]) -> None:
-    """Raise `SchemaError` unless the store has just what this release knows."""
+def require_current(applied: Mapping[int, Applied], known: Sequence[Migration]) -> None:
+    """Raise `SchemaError` unless the store has what this release knows, and nothing against it."""
     behind = missing(applied, known)
     if behind:
         raise SchemaError(f"the store lacks {', '.join(one.name for one in behind)}; {REMEDY}")

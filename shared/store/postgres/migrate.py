@@ -3,7 +3,7 @@
 import psycopg
 
 from shared.store.postgres.parts import Connection, connection_values, execute, rows, translated
-from shared.store.schema import load_migrations, missing
+from shared.store.schema import Applied, load_migrations, missing
 
 _LOCK = 0x636F7272  # "corr": taken for the length of the transaction
 _CONNECT_TIMEOUT = 10.0
@@ -18,12 +18,13 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 
 
-async def applied(connection: Connection) -> dict[int, str]:
-    """Version → checksum of what the database has; empty for a new one."""
+async def applied(connection: Connection) -> dict[int, Applied]:
+    """What the database has, by version; empty for a new one."""
     ((there,),) = await rows(connection, "SELECT to_regclass('schema_migrations') IS NOT NULL")
     if not there:
         return {}
-    return dict(await rows(connection, "SELECT version, checksum FROM schema_migrations"))
+    found = await rows(connection, "SELECT version, name, checksum FROM schema_migrations")
+    return {version: Applied(*rest) for version, *rest in found}
 
 
 async def migrate(url: str) -> list[str]:

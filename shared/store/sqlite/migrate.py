@@ -3,7 +3,7 @@
 import apsw
 
 from shared.store.database import SqliteDatabase, immediate
-from shared.store.schema import Migration, load_migrations, missing
+from shared.store.schema import Applied, Migration, load_migrations, missing
 from shared.store.sqlite.parts import rows
 
 _TABLE = """
@@ -16,16 +16,16 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 
 
-def applied(connection: apsw.Connection) -> dict[int, str]:
-    """Version → checksum of what the database has; empty for a new one.
+def applied(connection: apsw.Connection) -> dict[int, Applied]:
+    """What the database has, by version; empty for a new one.
 
     Asks by a query: `apsw.Connection.table_exists` answers from what the connection knew of the
     schema when it was opened, and never sees what another process has made since.
     """
     if not rows(connection, "SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations'"):
         return {}
-    found = rows(connection, "SELECT version, checksum FROM schema_migrations")
-    return dict(found)
+    found = rows(connection, "SELECT version, name, checksum FROM schema_migrations")
+    return {version: Applied(*rest) for version, *rest in found}
 
 
 async def migrate(database: SqliteDatabase) -> list[str]:

@@ -1,0 +1,205 @@
+"""What is handed to container engines, clusters and systemd: checked by their own rules.
+
+What cannot be checked here is said in deploy/README.md.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.kubernetes.make_rule import RULE, text
+from deploy.local.stack import ROLES
+from shared.broker.topology import CALLBACKS, EVENTS
+from shared.config import load_config
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+BASE = DEPLOY / "kubernetes" / "base"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+CORE = {
+    "ServiceAccount", "StatefulSet", "Deployment", "Service", "PodDisruptionBudget", "Job",
+    "NetworkPolicy", "Namespace",
+}  # fmt: skip
+WORKLOADS = {"StatefulSet", "Deployment", "Job"}
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return [one for one in yaml.safe_load_all(path.read_text()) if one]
+
+
+def manifests() -> list[dict[str, Any]]:
+    listed = documents(BASE / "kustomization.yaml")[0]["resources"]
+    assert {one.name for one in BASE.glob("*.yaml")} == {*listed, "kustomization.yaml"}
+    return [one for name in listed for one in documents(BASE / name)]
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def beside(program: str) -> Path:
+    return Path(sys.executable).parent / program
+
+
+def test_the_dockerfile_passes_a_linter() -> None:
+    run(beside("hadolint"), DEPLOY / "Dockerfile")
+
+
+def test_the_image_gets_what_the_dockerfile_copies() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE)
+    wanted = {one for line in copied for one in line.split()}
+    allowed = {
+        line[1:].split("/")[0]
+        for line in (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    assert wanted == allowed
+
+
+def test_kubernetes_takes_the_manifests() -> None:
+    kinds = {one["kind"] for one in manifests()}
+    assert CORE - {"Namespace"} < kinds
+    assert kinds - CORE == {
+        "TriggerAuthentication", "ScaledObject", "ServiceMonitor", "PrometheusRule",
+    }  # fmt: skip
+    core = [one for one in BASE.glob("*.yaml") if {d["kind"] for d in documents(one)} <= CORE]
+    core += (BASE.parent / "overlays" / "example").glob("namespace.yaml")
+    run(beside("kubernetes-validate"), "--strict", "--quiet", *core)
+
+
+def test_every_pod_is_locked_down() -> None:
+    for one in manifests():
+        if one["kind"] not in WORKLOADS:
+            continue
+        pod = one["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["automountServiceAccountToken"] is False
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert "memory" in container["resources"]["limits"]
+        if one["kind"] != "Job":
+            assert {"livenessProbe", "readinessProbe", "startupProbe"} < container.keys()
+
+
+def test_workers_scale_by_their_queue_with_a_floor() -> None:
+    scaled = {one["metadata"]["name"]: one["spec"] for one in manifests()
+              if one["kind"] == "ScaledObject"}  # fmt: skip
+    queues = {}
+    for name, spec in scaled.items():
+        assert spec["scaleTargetRef"]["name"] == name
+        assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
+        assert spec["fallback"]["replicas"] >= spec["minReplicaCount"]
+        (trigger,) = spec["triggers"]
+        assert trigger["metadata"]["protocol"] == "http"
+        assert trigger["metadata"]["excludeUnacknowledged"] == "false"
+        queues[name] = trigger["metadata"]["queueName"]
+    assert queues == {"correio-events": EVENTS, "correio-callbacks": CALLBACKS}
+
+
+def test_the_prometheus_rule_holds_the_alerts() -> None:
+    assert RULE.read_text() == text(), "run python -m deploy.kubernetes.make_rule"
+    (rule,) = documents(RULE)
+    assert rule["spec"] == documents(DEPLOY / "prometheus" / "alerts.yml")[0]
+
+
+def roles_of(commands: list[list[str]]) -> set[tuple[str, ...]]:
+    return {tuple(one) for one in commands}
+
+
+EVERY_ROLE = {*ROLES.values(), ("console.cli", "migrate")}
+
+
+def test_every_role_stands_in_every_form() -> None:
+    pods = [one["spec"]["template"]["spec"]["containers"][0]["args"] for one in manifests()
+            if one["kind"] in WORKLOADS]  # fmt: skip
+    assert roles_of(pods) == EVERY_ROLE
+    services = documents(DEPLOY / "compose.yaml")[0]["services"].values()
+    assert roles_of([one["command"] for one in services if "command" in one]) == EVERY_ROLE
+    units = "".join(one.read_text() for one in UNITS)
+    started = re.findall(r"^ExecStart=\S+ -m (.*)$", units, re.MULTILINE)
+    assert roles_of([one.split() for one in started]) == EVERY_ROLE
+
+
+def test_compose_names_only_what_it_has() -> None:
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    named = [one.get("source") if isinstance(one, dict) else one
+             for service in compose["services"].values()
+             for one in service.get("secrets", [])]  # fmt: skip
+    assert set(named) == compose["secrets"].keys()
+    script = (DEPLOY / "compose" / "make-secrets.sh").read_text()
+    for one in compose["secrets"].values():
+        assert Path(one["file"]).name in script
+    for one in compose["configs"].values():
+        assert (DEPLOY / one["file"]).is_file()
+    for service in compose["services"].values():
+        assert ":" in service["image"]
+        assert not service["image"].endswith(":latest")
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            assert source in compose["volumes"] or (DEPLOY / source).exists(), source
+        for other in service.get("depends_on", {}):
+            assert other in compose["services"]
+
+
+def test_make_secrets_makes_them_once(tmp_path: Path) -> None:
+    script = shutil.copy(DEPLOY / "compose" / "make-secrets.sh", tmp_path)
+    run("sh", script)
+    first = {one.name: one.read_text() for one in (tmp_path / "secrets").iterdir()}
+    run("sh", script)
+    assert {one.name: one.read_text() for one in (tmp_path / "secrets").iterdir()} == first
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    assert {Path(one["file"]).name for one in compose["secrets"].values()} <= first.keys()
+    assert first["rabbitmq-password"].strip() in first["broker-url"]
+
+
+@pytest.mark.parametrize("place", ["compose", "kubernetes/base"])
+def test_the_configurations_can_be_read(tmp_path: Path, place: str) -> None:
+    source = (DEPLOY / place / "correio.toml").read_text()
+    for name in re.findall(r'secrets_file = "(\S+)"', source):
+        (tmp_path / Path(name).name).write_text("a-secret-of-more-than-twenty-characters")
+        source = source.replace(name, str(tmp_path / Path(name).name))
+    path = tmp_path / "correio.toml"
+    path.write_text(source)
+    config = load_config({"CORREIO_CONFIG": str(path)})
+    assert config.console.host == "0.0.0.0"
+    assert config.operator
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_takes_the_scrape_configurations(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY / "prometheus" / "alerts.yml", tmp_path)
+    for place in ("compose", "prometheus"):
+        copy = shutil.copy(DEPLOY / place / "prometheus.yml", tmp_path)
+        run("promtool", "check", "config", copy)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    """With the interpreter that runs here in the place of the installed one."""
+    made = []
+    for unit in UNITS:
+        text = unit.read_text().replace("/opt/correio/venv/bin/python", sys.executable)
+        made.append(tmp_path / unit.name)
+        made[-1].write_text(text)
+    run("systemd-analyze", "verify", "--man=no", *made)
+
+
+def test_every_unit_is_hardened_alike() -> None:
+    tails = {one.read_text().partition("NoNewPrivileges")[2].partition("\n\n[Install]")[0].strip()
+             for one in UNITS}  # fmt: skip
+    assert len(tails) == 1
+    for one in UNITS:
+        if "migrate" not in one.name:
+            assert "Restart=always" in one.read_text()
