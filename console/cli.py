@@ -35,6 +35,7 @@ def completion(shell: str) -> None:
 
 for command in (
     setup.migrate,
+    setup.backup,
     setup.send,
     doctor.doctor,
     look.status,

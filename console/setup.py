@@ -1,4 +1,4 @@
-"""``correio migrate`` and ``correio send``."""
+"""``correio migrate``, ``backup`` and ``send``."""
 
 import hashlib
 import hmac
@@ -21,6 +21,7 @@ from console.context import NO, Context, json_option, pass_context, run
 from shared.broker import topology
 from shared.errors import BrokerUnavailableError, ConfigError, StoreUnavailableError
 from shared.store import migrate as store_migrate
+from shared.store.backup import back_up
 
 SEND_TIMEOUT = 30
 
@@ -54,6 +55,20 @@ async def _migrate(context: Context, wait: float) -> list[str]:
             applied += await store_migrate.migrate(context.config.store.url)
             await topology.declare(context.config.broker.url)
     return applied
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@pass_context
+def backup(context: Context, file: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes it
+    """Copy a SQLite store into FILE while everything runs. For PostgreSQL there is pg_dump."""
+    size = run(back_up(context.config.store.url, file))
+    context.show(
+        {"file": str(file), "bytes": size},
+        as_json=as_json,
+        human=lambda: click.echo(f"{file}: {size} bytes"),
+    )
 
 
 @click.command()

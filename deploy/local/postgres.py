@@ -47,6 +47,11 @@ class Postgres:
         self.port = free_port()
 
     @property
+    def programs(self) -> Path:
+        """The folder of ``pg_dump`` and the others, once started."""
+        return self._binary("postgres").parent
+
+    @property
     def url(self) -> str:
         """URL of the maintenance database."""
         return self.url_of("postgres")

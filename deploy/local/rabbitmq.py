@@ -8,6 +8,7 @@ listens on the loopback interface only.
 import os
 import random
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -216,6 +217,13 @@ class Node:
             BrokerError: it failed.
         """
         return self._ask([self._scripts / "rabbitmqctl", "--quiet", *arguments])
+
+    def ctl_script(self) -> str:
+        """A shell script that is ``rabbitmqctl`` for this node."""
+        env = " ".join(
+            f"{name}={shlex.quote(value)}" for name, value in self._environment().items()
+        )
+        return f'#!/bin/sh\nexec env {env} {self._scripts}/rabbitmqctl "$@"\n'
 
     def evaluate(self, expression: str) -> str:
         """Evaluate an Erlang expression on the node and return the printed result.

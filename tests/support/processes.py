@@ -26,6 +26,8 @@ class Process:
         self.arguments = arguments
         self.port = free_port()
         self.log = log
+        self.root = ROOT
+        self.env: dict[str, str] = {}
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -34,13 +36,14 @@ class Process:
             [sys.executable, "-m", *self.arguments],
             env={
                 "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": str(self.root),
                 "CORREIO_CONFIG": str(self._config),
                 "CORREIO_OPS__PORT": str(self.port),
+                **self.env,
             },
             output=self.log,
             when_orphaned=signal.SIGKILL,
-            cwd=ROOT,
+            cwd=self.root,
         )
 
     @property

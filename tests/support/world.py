@@ -84,6 +84,18 @@ class Source:
                     self.refused.add(answer.status)
                     await asyncio.sleep(0.05)
 
+    def next(self) -> dict[str, Any]:
+        """An event that this source has not made yet."""
+        return next(self._histories)
+
+    async def send_again(self) -> None:
+        """Send everything once more, in batches of a hundred."""
+        for start in range(0, len(self.made), 100):
+            batch = self.made[start : start + 100]
+            async with connected(self._receiver) as client:
+                await client.send(request(ev.dump(batch)))
+                assert (await client.answer()).status == 200
+
 
 def _histories() -> Iterator[dict[str, Any]]:
     """Events of ever new consents, no two of which have the same id or time."""
@@ -105,7 +117,11 @@ class World:
     def __init__(
         self, folder: Path, broker: PrivateBroker, store: str, endpoint: Endpoint, **more: Any
     ) -> None:
-        """`more` are further sections of the configuration; `console` lets the console run too."""
+        """`more` are further sections of the configuration; `console` lets the console run too.
+
+        `env` among them is none: it is what a role has in its environment besides.
+        """
+        self._env: dict[str, dict[str, str]] = more.pop("env", {})
         self.folder = folder
         self.broker = broker
         self.store = store
@@ -138,11 +154,8 @@ class World:
         await migrate(Secret(self.store))
         await topology.declare(self.broker.url)
         await self._serving.enter_async_context(serving(self.endpoint, port=self.endpoint.port))
-        for role, arguments in self._roles.items():
-            log = self.folder / f"{role}.log"
-            made = process(*arguments, config=self.config, log=log)
-            self.parts[role] = self._stack.enter_context(made)
-            self.parts[role].start()
+        for role in self._roles:
+            self.add(role, name=role)
         for part in self.parts.values():
             await part.until_ready()
         return self
@@ -150,6 +163,15 @@ class World:
     async def __aexit__(self, *_: object) -> None:
         self._stack.close()
         await self._serving.aclose()
+
+    def add(self, role: str, *, name: str) -> Process:
+        """Start one more process of a role; it is ready some time later."""
+        log = self.folder / f"{name}.log"
+        made = process(*self._roles[role], config=self.config, log=log)
+        self.parts[name] = self._stack.enter_context(made)
+        self.parts[name].env = self._env.get(role, {})
+        self.parts[name].start()
+        return self.parts[name]
 
     async def strike(self, part: str, *, pause: float) -> None:
         """Kill one part without a warning, leave it away for `pause` seconds, bring it back."""
