@@ -72,8 +72,8 @@ async def status_answer(
     Args:
         context: of the invocation.
         counts: whether to give the members that cost a count, else None.
-        ages: tells how old the oldest message of each queue is; without it, what a running
-            console wrote down lately is taken.
+        ages: tells how old the oldest message of each queue is, callbacks apart; without it,
+            what a running console wrote down lately is taken.
     """
     answer: dict[str, Any] = {
         "queues": [], "spool": None, "events": None, "quarantine": None, "deliveries": None,
@@ -113,13 +113,14 @@ async def _queues(
     held: dict[str, int] = {}
     try:
         found = await depths(broker.url, connect_timeout=broker.connect_timeout)
-        if ages is not None:
-            oldest = {**await ages(found), **{k: v for k, v in oldest.items() if k == CALLBACKS}}
     except CorreioError:
         unavailable.append("queues")
     if found:
         with contextlib.suppress(CorreioError):
             held = await unacknowledged(broker)
+    if found and ages is not None:
+        with contextlib.suppress(CorreioError):  # the store tells how late callbacks are
+            oldest = await ages(one for one in found if one.name != CALLBACKS) | oldest
     known = {one.name: one for one in found}
     rows = []
     for name in QUEUES:

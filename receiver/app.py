@@ -13,7 +13,7 @@ from receiver.responses import accepted, found, options, refused
 from shared.clock import Clock
 from shared.config import ReceiverConfig
 from shared.logs import get_logger
-from shared.tracing import Span, record
+from shared.tracing import Span, record, trace_id
 
 log = get_logger(__name__)
 
@@ -107,7 +107,7 @@ class App:
             accepted=count,
             outcome=route.value,
             duration_ms=duration,
-            trace_id=batch.traceparent[3:35],
+            trace_id=trace_id(batch.traceparent),
         )
         return accepted(count)
 

@@ -6,6 +6,7 @@ that came with the batch and travels with everything it leads to. Only sampled t
 whoever begins a trace decides that.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,7 @@ from shared.errors import ConfigError
 Kind = Literal["server", "consumer", "client"]
 Attribute = str | int | float | bool
 
+_VALID = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 _SAMPLED = 1
 _FLAGS = slice(-2, None)
 _TRACE = slice(3, 35)
@@ -82,9 +84,22 @@ def close_tracing() -> None:
         _exporters.pop().close()
 
 
+def is_traceparent(text: str) -> bool:
+    """Whether `text` is a version 00 ``traceparent`` that others would accept."""
+    return _VALID.fullmatch(text) is not None
+
+
+def trace_id(traceparent: str) -> str | None:
+    """The trace id, as log lines show it; None without a traceparent."""
+    return traceparent[_TRACE] or None
+
+
 def is_sampled(traceparent: str) -> bool:
-    """Whether somebody wants to see this trace, and we export at all."""
-    if not _exporters or len(traceparent) < _PARENT.stop:
+    """Whether somebody wants to see this trace, and we export at all.
+
+    What came with a foreign message may be no traceparent: nothing is told of it then.
+    """
+    if not _exporters or not is_traceparent(traceparent):
         return False
     return bool(int(traceparent[_FLAGS], 16) & _SAMPLED)
 

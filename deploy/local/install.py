@@ -54,25 +54,22 @@ def install_rabbitmq() -> None:
 
 def find_promtool(*, say: Callable[[str], None] = print) -> Path | None:
     """The checker of alert rules, installed with ``prometheus`` if need be; None without one."""
-    found = shutil.which("promtool")
-    if found is None and may_install():
-        say("Installing prometheus from the distribution (its service is not started) …")
-        said = _install("prometheus")
-        if said is not None:
-            say(f"installing prometheus failed:\n{said}")
-        found = shutil.which("promtool")
-    return Path(found) if found else None
+    return _find("promtool", package="prometheus", say=say)
 
 
 def find_chromium(*, say: Callable[[str], None] = print) -> Path | None:
     """The browser that looks at the console's page, installed if need be; None without one."""
-    found = shutil.which("chromium")
+    return _find("chromium", package="chromium", say=say)
+
+
+def _find(program: str, *, package: str, say: Callable[[str], None]) -> Path | None:
+    found = shutil.which(program)
     if found is None and may_install():
-        say("Installing chromium from the distribution …")
-        said = _install("chromium")
+        say(f"Installing {package} from the distribution (no service of it is started) …")
+        said = _install(package)
         if said is not None:
-            say(f"installing chromium failed:\n{said}")
-        found = shutil.which("chromium")
+            say(f"installing {package} failed:\n{said}")
+        found = shutil.which(program)
     return Path(found) if found else None
 
 

@@ -47,13 +47,18 @@ Broker = NamedBroker | PrivateBroker
 
 
 def find_broker(
-    folder: Path, *, named: str | None = None, say: Callable[[str], None] = print
+    folder: Path,
+    *,
+    named: str | None = None,
+    metrics: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Broker:
     """The broker to use, not started yet.
 
     Args:
         folder: where a private node keeps everything of its own.
         named: URL that the configuration gives, if it gives one.
+        metrics: whether a private node's Prometheus plugin is to run.
         say: is told what takes long or is not as expected.
 
     Raises:
@@ -64,18 +69,20 @@ def find_broker(
         if fault is None:
             return NamedBroker(named)
         say(f"The broker named by the configuration does not answer ({fault}).")
-    return private_node(folder, say=say)
+    return private_node(folder, metrics=metrics, say=say)
 
 
-def private_node(folder: Path, *, say: Callable[[str], None] = print) -> PrivateBroker:
-    """A private node, not started yet.
+def private_node(
+    folder: Path, *, metrics: bool = False, say: Callable[[str], None] = print
+) -> PrivateBroker:
+    """A private node, not started yet; with `metrics`, its Prometheus plugin runs too.
 
     Raises:
         BrokerError: there is none; the message says what to do.
     """
     scripts = find_scripts()
     if scripts is not None:
-        return Node(folder, scripts=scripts)
+        return Node(folder, scripts=scripts, metrics=metrics)
     engine = find_engine()
     if engine is not None:
         return ContainerNode(folder, engine=engine)
@@ -83,7 +90,7 @@ def private_node(folder: Path, *, say: Callable[[str], None] = print) -> Private
         raise BrokerError(HELP)
     say("Installing rabbitmq-server from the distribution (its service is not started) …")
     install_rabbitmq()
-    return Node(folder)
+    return Node(folder, metrics=metrics)
 
 
 async def _fault_of(url: str) -> str | None:

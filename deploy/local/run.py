@@ -11,7 +11,9 @@ from deploy.local.stack import ROLES, ROOT, Stack
 async def run(folder: Path, *, named: str | None) -> int:
     """Bring the stack up in `folder`, say how to use it, and keep it up until cancelled."""
     settings = prepare(folder)
-    broker = await asyncio.to_thread(find_broker, settings.folder / "rabbitmq", named=named)
+    broker = await asyncio.to_thread(
+        find_broker, settings.folder / "rabbitmq", named=named, metrics=True
+    )
     async with Stack(settings, broker=broker, roles=tuple(ROLES)) as stack:
         print(_welcome(settings, stack), flush=True)
         await stack.watch()

@@ -15,14 +15,18 @@ from rich.text import Text
 
 from deploy.local.provide import private_node
 from deploy.local.rabbitmq import free_port
+from tests.support import books
 from tests.support import events as ev
 from tests.support.chromium import chromium
+from tests.support.cli import correio
+from tests.support.deliveries import until, until_async
 from tests.support.http import ask, request
 from tests.support.world import CALLBACKS, Listener, World, world
 
 FOLDER: Final = Path(__file__).parents[2] / "deploy" / "images"
 WIDTH: Final = 1_200
 COLUMNS: Final = "110"
+WAITING: Final = 240
 
 _FRAME = """<body style="margin:0;padding:1rem;background:#111827;color:#e5e7eb">
 <pre style="font:14px/1.35 'DejaVu Sans Mono',monospace">{code}</pre></body>"""
@@ -33,7 +37,7 @@ async def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     CALLBACKS["schedule"] = [0.3]
     with tempfile.TemporaryDirectory() as folder:
-        broker = private_node(Path(folder) / "rabbitmq")
+        broker = private_node(Path(folder) / "rabbitmq", metrics=True)
         await asyncio.to_thread(broker.start)
         try:
             async with world(
@@ -57,10 +61,11 @@ async def trouble(everything: World) -> None:
     batch = [ev.event(name, at=number) for number, name in enumerate(ev.NAMES)]
     await ask(receiver, request(ev.dump(batch)))
     await everything.applied()
-    await asyncio.sleep(3)  # so that every delivery is given up
+    waiting = "SELECT count(*) FROM deliveries WHERE state IN ('pending', 'retrying')"
+    await until(lambda: books.fetch(everything.store, waiting) == [(0,)])
     everything.endpoint.always = 200
     await asyncio.to_thread(everything.parts["events"].stop)
-    await everything.source.send(rate=20, seconds=6)
+    await everything.source.send(rate=20, seconds=6)  # WAITING events
 
 
 async def pages(everything: World) -> None:
@@ -69,7 +74,8 @@ async def pages(everything: World) -> None:
         async with chromium(scheme, viewport={"width": WIDTH, "height": 900}) as page:
             await page.goto(everything.page)
             await expect(page.get_by_text("No events worker runs")).to_be_visible(timeout=30_000)
-            await asyncio.sleep(3)  # so that the charts show what came last
+            row = page.get_by_role("row").filter(has_text="correio.events")
+            await expect(row).to_contain_text(str(WAITING), timeout=30_000)
             await picture(page, f"console-{scheme}")
             if scheme == "light":
                 await page.goto(f"{everything.page}#search/{ev.CONSENT}")
@@ -79,7 +85,13 @@ async def pages(everything: World) -> None:
 
 async def commands(everything: World) -> None:
     """The command line, as a terminal shows it."""
-    await asyncio.sleep(10)  # so that the console has written down how old the queue is
+
+    async def aged() -> bool:
+        """Whether the console has written down how old the queue is."""
+        _, out, _ = await correio(everything.config, "status", "--json")
+        return not orjson.loads(out)["unavailable"]
+
+    await until_async(aged)
     for name in ("status", "doctor"):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "console.cli", name,

@@ -221,12 +221,12 @@ FAULTS = {
 @pytest.mark.deep
 @pytest.mark.timeout(240)
 async def test_every_query_of_every_panel_finds_data(
-    tmp_path: Path, private_broker: PrivateBroker
+    tmp_path: Path, metered_broker: PrivateBroker
 ) -> None:
     async with (
         world(
             tmp_path,
-            private_broker,
+            metered_broker,
             sqlite_in(tmp_path),
             console={"port": free_port(), "sample_interval": 1.0},
         ) as everything,  # fmt: skip

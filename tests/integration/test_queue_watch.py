@@ -110,14 +110,14 @@ async def test_the_age_of_a_queue_that_nobody_consumes_is_seen(broker_url: str) 
 
 
 async def test_what_consumers_hold_is_told_by_the_plugin(
-    private_broker: PrivateBroker,
+    metered_broker: PrivateBroker,
 ) -> None:
-    await topology.declare(private_broker.url)
-    url, metrics = Secret(private_broker.url), private_broker.metrics_url
+    await topology.declare(metered_broker.url)
+    url, metrics = Secret(metered_broker.url), metered_broker.metrics_url
     assert await unacknowledged(BrokerConfig(url=url)) == {}
     config = BrokerConfig(url=url, metrics_url=metrics)
-    await put(private_broker.url, topology.EVENTS)
-    async with await aio_pika.connect(private_broker.url) as connection:
+    await put(metered_broker.url, topology.EVENTS)
+    async with await aio_pika.connect(metered_broker.url) as connection:
         queue = await (await connection.channel()).get_queue(topology.EVENTS)
         await queue.get()
         async with asyncio.timeout(60):

@@ -91,7 +91,8 @@ def test_only_sampled_traces_are_told() -> None:
     try:
         assert tracing.is_sampled(SAMPLED)
         assert not tracing.is_sampled(SAMPLED[:-1] + "0")
-        assert not tracing.is_sampled("")
+        for foreign in ("", "x" * 55, SAMPLED[:-1] + "g", SAMPLED + "0"):
+            assert not tracing.is_sampled(foreign)
         assert tracing.is_sampled(new_traceparent(b"\x01" * TRACE_ENTROPY, sample_ratio=1.0))
     finally:
         tracing.close_tracing()

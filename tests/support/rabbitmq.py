@@ -31,3 +31,10 @@ def private_broker(tmp_path: Path) -> Iterator[PrivateBroker]:
     """A node of the test's own, running, to be stopped, killed, paused or wiped (5 s to start)."""
     with private_node(tmp_path / "rabbitmq") as node:
         yield node
+
+
+@pytest.fixture
+def metered_broker(tmp_path: Path) -> Iterator[PrivateBroker]:
+    """A node of the test's own whose Prometheus plugin runs (5 s longer to stop)."""
+    with private_node(tmp_path / "rabbitmq", metrics=True) as node:
+        yield node

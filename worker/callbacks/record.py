@@ -121,7 +121,7 @@ def _tell(one: Finished, record: AttemptRecord) -> None:
         state=record.state.value,
         next_in=round((record.due_at - ended) / 1000, 1) if retrying else None,
         error=record.error or None,
-        trace_id=delivery.traceparent[3:35] or None,
+        trace_id=tracing.trace_id(delivery.traceparent),
     )
     tracing.record(tracing.Span(
         "call endpoint",

@@ -27,9 +27,6 @@ from worker.events.arrivals import Arrival, Decoded, decode_all
 
 log = get_logger(__name__)
 
-TRACE_ID = slice(3, 35)
-"""Where the trace id stands in a ``traceparent``."""
-
 LINE = ("event_id", "type", "label", "reason", "source", "batch_id", "trace_id", "seconds")
 lines = LineWriter(__name__, "event.stored", LINE)
 
@@ -209,7 +206,7 @@ def _lines(written: Written, *, now: int) -> Iterator[tuple[object, ...]]:
     for event in written.changes.events:
         yield (
             event.ref.event_id, event.name, event.label.value, None, event.source, event.batch_id,
-            event.traceparent[TRACE_ID], _age(event.received_at, now),
+            tracing.trace_id(event.traceparent), _age(event.received_at, now),
         )  # fmt: skip
     for one in written.repeated:
         arrival, event_id, name = one.arrival, None, None
@@ -217,12 +214,12 @@ def _lines(written: Written, *, now: int) -> Iterator[tuple[object, ...]]:
             event_id, name = one.content.event_id, one.content.name
         yield (
             event_id, name, DUPLICATE, None, arrival.source, arrival.batch_id,
-            arrival.traceparent[TRACE_ID], _age(arrival.received_at, now),
+            tracing.trace_id(arrival.traceparent), _age(arrival.received_at, now),
         )  # fmt: skip
     for entry in written.changes.quarantined:
         yield (
             None, None, QUARANTINED, entry.reason, entry.source, entry.batch_id,
-            entry.traceparent[TRACE_ID], _age(entry.received_at, now),
+            tracing.trace_id(entry.traceparent), _age(entry.received_at, now),
         )  # fmt: skip
 
 

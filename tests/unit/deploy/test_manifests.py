@@ -93,6 +93,20 @@ def test_every_pod_is_locked_down() -> None:
             assert {"livenessProbe", "readinessProbe", "startupProbe"} < container.keys()
 
 
+def test_every_pod_sees_only_its_own_secrets() -> None:
+    for one in manifests():
+        if one["kind"] not in WORKLOADS:
+            continue
+        pod = one["spec"]["template"]["spec"]
+        (volume,) = [v["secret"] for v in pod["volumes"] if "secret" in v]
+        keys = {item["key"] for item in volume["items"]}
+        (container,) = pod["containers"]
+        named = {Path(v["value"]).name for v in container["env"] if v["name"].endswith("_FILE")}
+        assert keys == named | {"source-klavi", "operator"}  # named by the one configuration file
+        assert sum(key.startswith("broker-url-") for key in keys) == 1
+        assert ("store-url" in keys) == (container["name"] != "receiver")
+
+
 def test_workers_scale_by_their_queue_with_a_floor() -> None:
     scaled = {one["metadata"]["name"]: one["spec"] for one in manifests()
               if one["kind"] == "ScaledObject"}  # fmt: skip
@@ -177,7 +191,6 @@ def test_the_configurations_can_be_read(tmp_path: Path, place: str) -> None:
     assert config.operator
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_takes_the_scrape_configurations(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "prometheus" / "alerts.yml", tmp_path)
     for place in ("compose", "prometheus"):
@@ -185,7 +198,9 @@ def test_promtool_takes_the_scrape_configurations(tmp_path: Path) -> None:
         run("promtool", "check", "config", copy)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="a container's image may come without systemd"
+)
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     """With the interpreter that runs here in the place of the installed one."""
     made = []

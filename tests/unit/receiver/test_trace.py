@@ -1,6 +1,7 @@
 import pytest
 
-from receiver.trace import TRACE_ENTROPY, is_traceparent, new_traceparent
+from receiver.trace import TRACE_ENTROPY, new_traceparent
+from shared.tracing import is_traceparent
 
 VALID = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
