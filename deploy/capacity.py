@@ -1,8 +1,9 @@
 """How many of what for how many events a day: ``python -m deploy.capacity`` prints the table.
 
 The rates are what one process carried on a machine with two slow cores that it shared with broker,
-database and load (deploy/README.md says by which command); a core of a server does more. What one
-broker queue and one database carry on hardware of their own is an assumption, marked as such.
+database and load (`tests.benchmarks.scaling`, `tests.benchmarks.callbacks_rate`); a core of a
+server does more. What one broker queue and one database carry on hardware of their own is an
+assumption, marked as such.
 """
 
 import math
@@ -22,13 +23,13 @@ RECEIVER: Final = 9_000.0
 """Events/s of one receiver process, batches of 10; measured."""
 
 EVENTS_WORKER: Final = 8_400.0
-"""Events/s of one events worker on PostgreSQL; measured."""
+"""Events/s of one events worker on PostgreSQL; measured, the lowest of several days."""
 
-CALLBACKS_WORKER: Final = 900.0
-"""Callbacks/s of one callbacks worker, attempts recorded; measured."""
+CALLBACKS_WORKER: Final = 2_400.0
+"""Callbacks/s of one callbacks worker on SQLite, attempts recorded; measured."""
 
-CALLBACKS_PER_EVENT: Final = 0.8
-"""Notifications per event and endpoint with the documented mix of events; measured."""
+CALLBACKS_PER_EVENT: Final = 0.84
+"""Notifications per event for one endpoint that wants all of them; counted over 50,000 events."""
 
 QUEUE: Final = 30_000.0
 """Events/s through one quorum queue of three nodes; assumed. Beyond it: several queues."""
@@ -36,8 +37,8 @@ QUEUE: Final = 30_000.0
 DATABASE: Final = 15_000.0
 """Events/s into one database on server disks; assumed. Beyond it: several databases."""
 
-BYTES_PER_EVENT: Final = 2_600
-"""Bytes of database per event with its history, version, delivery and attempt; measured."""
+BYTES_PER_EVENT: Final = 2_535
+"""Bytes of PostgreSQL per event of 500 bytes, with all that it leads to; measured."""
 
 
 class Plan(Struct, frozen=True):

@@ -1,0 +1,248 @@
+"""What deploy/README.md tells operators to do, done to real processes under load."""
+
+import asyncio
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.postgres import Postgres
+from deploy.local.provide import PrivateBroker
+from deploy.local.rabbitmq import Node
+from shared.broker import topology
+from shared.store.schema import load_migrations
+from tests.support import books
+from tests.support.processes import ROOT, Process
+from tests.support.world import ROLES, World, world
+
+DEPLOY = ROOT / "deploy"
+KINDS = ("events", "callbacks")
+
+
+def block(name: str) -> str:
+    """The shell commands of deploy/README.md that stand under a marker."""
+    text = (DEPLOY / "README.md").read_text()
+    (found,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*?)```", text, re.DOTALL)
+    return str(found)
+
+
+def shell(script: str, folder: Path, **env: str) -> str:
+    """Run commands as an operator would, ``correio`` being on the PATH."""
+    done = subprocess.run(
+        ["sh", "-euc", script],
+        cwd=folder,
+        env={
+            **os.environ,
+            **env,
+            "PATH": f"{Path(sys.executable).parent}:{env.get('PATH', os.environ['PATH'])}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+async def load(everything: World, *, rate: float) -> AsyncIterator[None]:
+    """Batches, for as long as this is iterated over."""
+    while True:
+        await everything.source.send(rate=rate, seconds=0.5)
+        yield
+
+
+async def under_load(everything: World, work: "asyncio.Task[None]", *, rate: float = 40) -> None:
+    async for _ in load(everything, rate=rate):
+        if work.done():
+            break
+    await work
+
+
+async def replace(part: Process, *, pause: float = 0.0) -> None:
+    """End a process as a supervisor does, and start it anew."""
+    assert await asyncio.to_thread(part.stop, within=20) == 0
+    await asyncio.sleep(pause)
+    part.start()
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(900)
+async def test_workers_join_and_leave_and_everything_is_restarted(
+    tmp_path: Path, private_broker: PrivateBroker, private_postgres: Postgres
+) -> None:
+    """1, 2, 4, 2 and 1 workers of each kind, then a hundred restarts of processes at random."""
+    chance = random.Random(23)
+
+    async def scale(everything: World) -> None:
+        await asyncio.sleep(2)
+        for number in (2, 3, 4):
+            for kind in KINDS:
+                await everything.add(kind, name=f"{kind}-{number}").until_ready()
+            await asyncio.sleep(3 if number in (2, 4) else 0)
+        for _ in range(100):
+            name = chance.choice([one for one in everything.parts if one != "receiver"] * 2
+                                 + ["receiver"])  # fmt: skip
+            await replace(everything.parts[name], pause=chance.uniform(0, 0.3))
+            await everything.parts[name].until_ready()
+        for number in (4, 3, 2):
+            for kind in KINDS:
+                part = everything.parts[f"{kind}-{number}"]
+                assert await asyncio.to_thread(part.stop, within=20) == 0
+            await asyncio.sleep(1)
+
+    async with world(tmp_path, private_broker, private_postgres.url) as everything:
+        await under_load(everything, asyncio.create_task(scale(everything)))
+        await everything.settled()
+        after = await everything.judge()
+    print(  # noqa: T201 - the figures of a run
+        f"\n{len(everything.source.made)} events, {after.duplicates} repeated, "
+        f"{everything.source.repeats} batches sent again"
+    )
+
+
+def next_release(folder: Path, store: str) -> Path:
+    """A copy of Correio with one migration more."""
+    made = folder / "next"
+    for part in ("receiver", "worker", "shared", "console"):
+        shutil.copytree(ROOT / part, made / part, ignore=shutil.ignore_patterns("__pycache__"))
+    dialect = "sqlite" if store.startswith("sqlite") else "postgres"
+    number = len(load_migrations(dialect)) + 1
+    place = made / "shared" / "store" / "migrations" / dialect / f"{number:04}_next.expand.sql"
+    place.write_text(
+        "ALTER TABLE events ADD COLUMN next INTEGER;\n"
+        "ALTER TABLE deliveries ADD COLUMN next INTEGER;\n"
+        "CREATE INDEX events_next ON events (next);\n"
+    )
+    return made
+
+
+@pytest.mark.timeout(240)
+async def test_an_upgrade_under_load(
+    tmp_path: Path, private_broker: PrivateBroker, store_url: str
+) -> None:
+    """The store first, then every process; one of the old release starts on the new schema too."""
+    made = next_release(tmp_path, store_url)
+
+    async def upgrade(everything: World) -> None:
+        await asyncio.sleep(1)
+        command = f"{sys.executable} -m console.cli migrate"
+        env = {"CORREIO_CONFIG": str(everything.config), "PYTHONPATH": str(made)}
+        said = await asyncio.to_thread(shell, command, made, **env)
+        assert "_next.expand" in said
+        await replace(everything.parts["events"])
+        await everything.parts["events"].until_ready()
+        for part in everything.parts.values():
+            part.root = made
+            await replace(part)
+            await part.until_ready()
+            await asyncio.sleep(0.5)
+
+    async with world(tmp_path, private_broker, store_url) as everything:
+        await under_load(everything, asyncio.create_task(upgrade(everything)))
+        await everything.settled()
+        await everything.judge()
+
+
+@pytest.mark.timeout(240)
+async def test_backup_and_restore(
+    tmp_path: Path, private_broker: PrivateBroker, store_url: str, request: pytest.FixtureRequest
+) -> None:
+    """By the README's commands. What came after the backup is sent again by the source."""
+    kind = "sqlite" if store_url.startswith("sqlite") else "postgres"
+    env = {"FILE": str(tmp_path / "backup"), "STORE": store_url,
+           "DATABASE": store_url.removeprefix("sqlite:///")}  # fmt: skip
+    if kind == "postgres":
+        server: Postgres = request.getfixturevalue("postgres")
+        env["PATH"] = f"{server.programs}:{os.environ['PATH']}"
+    async with world(tmp_path, private_broker, store_url) as everything:
+        env["CORREIO_CONFIG"] = str(everything.config)
+        await everything.source.send(rate=20, seconds=2)
+        await everything.applied()
+        await asyncio.to_thread(shell, block(f"backup-{kind}"), tmp_path, **env)
+        saved = len(everything.source.made)
+        await everything.source.send(rate=20, seconds=1)
+        await everything.settled()
+        for name in KINDS:
+            assert everything.parts[name].stop() == 0
+        await asyncio.to_thread(shell, block(f"restore-{kind}"), tmp_path, **env)
+        stored = books.fetch(store_url, "SELECT count(*) FROM events")
+        assert stored[0][0] >= saved
+        assert stored[0][0] < len(everything.source.made)
+        for name in KINDS:
+            everything.parts[name].start()
+        await everything.source.send_again()
+        await everything.settled()
+        after = books.read(store_url)
+        books.check(after)
+        books.compare_with_model(after, everything.source.made)
+        assert await books.audit_faults(store_url) == []
+        told = {one for (one,) in books.fetch(store_url, "SELECT id FROM deliveries")}
+        assert told <= set(everything.endpoint.by_id)  # besides what was told before the restore
+
+
+@pytest.mark.timeout(240)
+async def test_the_brokers_data_is_lost(tmp_path: Path, private_broker: PrivateBroker) -> None:
+    """By the runbook's command; no process is restarted, and callbacks come from the store."""
+    store = f"sqlite:///{tmp_path}/correio.db"
+    async with world(tmp_path, private_broker, store) as everything:
+        everything.endpoint.always = 503
+        await everything.source.send(rate=20, seconds=1)
+        await everything.applied()
+        await asyncio.to_thread(private_broker.kill)
+        await asyncio.to_thread(private_broker.wipe)
+        await asyncio.to_thread(private_broker.start)
+        env = {"CORREIO_CONFIG": str(everything.config)}
+        await asyncio.to_thread(shell, block("broker-lost"), tmp_path, **env)
+        everything.endpoint.always = 200
+        await everything.source.send(rate=20, seconds=1)
+        await everything.settled()
+        await everything.judge()
+
+
+@pytest.mark.timeout(240)
+async def test_each_role_works_with_the_least_rights(
+    tmp_path: Path, private_broker: PrivateBroker
+) -> None:
+    """The users of deploy/rabbitmq; only the one who migrates may make queues."""
+    assert isinstance(private_broker, Node)
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    users = [line.split()[0] for line in (DEPLOY / "rabbitmq" / "rights.txt").read_text()
+             .splitlines() if not line.startswith("#")]  # fmt: skip
+    for one in users:
+        (secrets / one).write_text("secret")
+    ctl = tmp_path / "ctl"
+    ctl.write_text(private_broker.ctl_script())
+    ctl.chmod(0o755)
+    script = f"{DEPLOY}/rabbitmq/add-users.sh {secrets}"
+    for _ in range(2):
+        await asyncio.to_thread(shell, script, tmp_path, RABBITMQCTL=str(ctl))
+
+    def url(role: str) -> str:
+        return private_broker.url.replace("//correio:", f"//correio-{role}:").replace(
+            private_broker.url.split(":")[2].split("@")[0], "secret"
+        )
+
+    await topology.declare(url("admin"))
+    env = {
+        role: {"CORREIO_BROKER__URL": url(role), "CORREIO_BROKER__DECLARE_MISSING": "false"}
+        for role in (*ROLES, "console")
+    }
+    store = f"sqlite:///{tmp_path}/correio.db"
+    async with world(
+        tmp_path, private_broker, store, env=env,
+        console={"port": 0, "sample_interval": 0.2},
+    ) as everything:  # fmt: skip
+        await everything.source.send(rate=20, seconds=2)
+        await everything.settled()
+        await everything.judge()
+        for part in everything.parts.values():
+            await asyncio.to_thread(part.stop)
+            assert "ACCESS_REFUSED" not in part.log.read_text()
