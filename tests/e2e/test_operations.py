@@ -123,6 +123,7 @@ def next_release(folder: Path, store: str) -> Path:
     return made
 
 
+@pytest.mark.deep
 @pytest.mark.timeout(240)
 async def test_an_upgrade_under_load(
     tmp_path: Path, private_broker: PrivateBroker, store_url: str
@@ -150,6 +151,7 @@ async def test_an_upgrade_under_load(
         await everything.judge()
 
 
+@pytest.mark.deep
 @pytest.mark.timeout(240)
 async def test_backup_and_restore(
     tmp_path: Path, private_broker: PrivateBroker, store_url: str, request: pytest.FixtureRequest
@@ -187,6 +189,7 @@ async def test_backup_and_restore(
         assert told <= set(everything.endpoint.by_id)  # besides what was told before the restore
 
 
+@pytest.mark.deep
 @pytest.mark.timeout(240)
 async def test_the_brokers_data_is_lost(tmp_path: Path, private_broker: PrivateBroker) -> None:
     """By the runbook's command; no process is restarted, and callbacks come from the store."""
