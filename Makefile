@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo run test test-browser screenshots test-deep test-rabbitmq4 lint format check-bare clean
+.PHONY: help setup demo run test test-browser screenshots test-deep test-rabbitmq4 test-pgbouncer lint format check-bare clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,10 @@ test-deep: $(STAMP) ## Run the tests with many examples
 test-rabbitmq4: $(STAMP) ## Run the tests against RabbitMQ 4 (as root, with debootstrap; 370 MB)
 	CORREIO_RABBITMQ_SCRIPTS=$$(tests/support/rabbitmq4.sh /tmp/correio-rabbitmq4) \
 		$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser" $(ARGS)
+
+test-pgbouncer: $(STAMP) ## Run the tests of the PostgreSQL store through PgBouncer
+	CORREIO_TEST_PGBOUNCER=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser" \
+		tests/conformance tests/integration tests/e2e/test_pgbouncer.py -k "postgres or pgbouncer" $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the rules of who may import whom
 	$(BIN)/ruff check .

@@ -29,6 +29,11 @@ LOW_DISK = 512 * 1024 * 1024
 CLOCK_TOLERANCE = 5.0
 """Seconds that two clocks may differ."""
 
+_TLS_REMEDY = (
+    "let {parameter} in {field} name a file with the certificate of the authority that signed the "
+    "server's, and let the host be spelled as in that certificate"
+)
+
 
 class Finding(Struct, frozen=True):
     """One thing looked at: what was found, and what to do about it if it is a fault."""
@@ -102,6 +107,8 @@ async def _broker(config: Config) -> Finding:
         found = await depths(config.broker.url, connect_timeout=config.broker.connect_timeout)
     except BrokerUnavailableError as error:
         remedy = "start RabbitMQ, or mend broker.url (host, port, user, password, virtual host)"
+        if _speaks_of_tls(error):
+            remedy = _TLS_REMEDY.format(field="broker.url", parameter="cafile")
         return Finding("broker", ok=False, found=str(error), remedy=remedy)
     except TopologyError as error:
         return Finding("broker", ok=False, found=str(error), remedy="run `correio migrate`")
@@ -128,6 +135,8 @@ async def _store(config: Config) -> Finding:
         fault, remedy = error, "restore the file from a backup; this one is damaged"
     except StoreUnavailableError as error:
         fault, remedy = error, _store_remedy(config)
+        if _speaks_of_tls(error):
+            remedy = _TLS_REMEDY.format(field="store.url", parameter="sslrootcert")
     except ConfigError as error:
         fault, remedy = error, "set store.url to sqlite:///path or postgresql://…"
     if remedy:
@@ -159,6 +168,11 @@ async def _clock(config: Config, *, now: int) -> Finding:
         remedy = "let chrony or systemd-timesyncd set the clocks of all machines"
         return Finding("clock", ok=False, found=found, remedy=remedy)
     return Finding("clock", ok=True, found="agrees with the store")
+
+
+def _speaks_of_tls(error: CorreioError) -> bool:
+    said = str(error).lower()
+    return any(word in said for word in ("certificate", "ssl", "cafile", "certfile", "keyfile"))
 
 
 def _store_remedy(config: Config) -> str:

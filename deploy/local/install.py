@@ -1,4 +1,4 @@
-"""RabbitMQ, Prometheus and Chromium from the distribution, where we may install them."""
+"""RabbitMQ, Prometheus, PgBouncer and Chromium from the distribution, where we may install them."""
 
 import os
 import shutil
@@ -10,6 +10,8 @@ from deploy.local.rabbitmq import BrokerError
 
 REFUSAL_VARIABLE = "CORREIO_NO_INSTALL"
 """Set it to keep the local stack from installing anything outside its folder."""
+
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
 
 # The package's service is neither started now (the policy says no, and goes again) nor at boot:
 # the machine's user asked for a private node, not for a broker of the machine.
@@ -62,14 +64,19 @@ def find_chromium(*, say: Callable[[str], None] = print) -> Path | None:
     return _find("chromium", package="chromium", say=say)
 
 
+def find_pgbouncer(*, say: Callable[[str], None] = print) -> Path | None:
+    """The pooler of PostgreSQL connections, installed if need be; None without one."""
+    return _find("pgbouncer", package="pgbouncer", say=say)
+
+
 def _find(program: str, *, package: str, say: Callable[[str], None]) -> Path | None:
-    found = shutil.which(program)
+    found = shutil.which(program, path=_PATH)
     if found is None and may_install():
         say(f"Installing {package} from the distribution (no service of it is started) …")
         said = _install(package)
         if said is not None:
             say(f"installing {package} failed:\n{said}")
-        found = shutil.which(program)
+        found = shutil.which(program, path=_PATH)
     return Path(found) if found else None
 
 

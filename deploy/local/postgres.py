@@ -78,7 +78,7 @@ class Postgres:
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
         self._process = spawn(
-            [*self._as_other(), *command],
+            [*as_other(), *command],
             env=self._environment(),
             output=self._home / "log",
             when_orphaned=signal.SIGINT,
@@ -127,7 +127,7 @@ class Postgres:
                 shutil.chown(path, UNPRIVILEGED)
         subprocess.run(
             [
-                *self._as_other(), str(self._binary("initdb")), "-D", str(self._data), "-U", USER,
+                *as_other(), str(self._binary("initdb")), "-D", str(self._data), "-U", USER,
                 "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync",
             ],
             env=self._environment(),
@@ -137,15 +137,6 @@ class Postgres:
 
     def _binary(self, name: str) -> Path:
         return self._home / _PROGRAMS / "bin" / name
-
-    def _as_other(self) -> list[str]:
-        if os.geteuid() != 0:
-            return []
-        other = pwd.getpwnam(UNPRIVILEGED)
-        return [
-            "setpriv", f"--reuid={other.pw_uid}", f"--regid={other.pw_gid}", "--clear-groups",
-            "--pdeathsig=INT",
-        ]  # fmt: skip
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -173,6 +164,17 @@ class Postgres:
         if process is not None and process.poll() is None:
             process.send_signal(number)
             process.wait(timeout=30)
+
+
+def as_other() -> list[str]:
+    """What runs a command as an unprivileged user if we are root; it is ended if we die."""
+    if os.geteuid() != 0:
+        return []
+    other = pwd.getpwnam(UNPRIVILEGED)
+    return [
+        "setpriv", f"--reuid={other.pw_uid}", f"--regid={other.pw_gid}", "--clear-groups",
+        "--pdeathsig=INT",
+    ]  # fmt: skip
 
 
 def _remove_orphans(parent: Path) -> None:

@@ -112,9 +112,20 @@ class Node:
     ``asyncio.to_thread``. The node is killed by the kernel should this process die first.
     """
 
-    def __init__(self, folder: Path, *, scripts: Path | None = None, metrics: bool = False) -> None:
-        """With `metrics`, the Prometheus plugin runs too; stopping then takes 5 s longer."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        scripts: Path | None = None,
+        metrics: bool = False,
+        settings: str = "",
+    ) -> None:
+        """`settings` are further lines of its configuration file.
+
+        With `metrics`, the Prometheus plugin runs too; stopping then takes 5 s longer.
+        """
         self._metrics = metrics
+        self._settings = settings
         found = scripts or find_scripts()
         if found is None:
             raise BrokerError("rabbitmq-server is not installed")
@@ -304,6 +315,7 @@ class Node:
         config = _CONFIG.format(
             address=LOOPBACK, port=self.port, user=USER, password=self._password
         )
+        config += self._settings
         plugins = ""
         if self._metrics:
             config += _METRICS.format(address=LOOPBACK, metrics=self._ports[3])

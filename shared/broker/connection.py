@@ -9,10 +9,10 @@ stops reading from publishers.
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from shared.broker.dial import dial
 from shared.broker.faults import LOST, translate
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError, CorreioError
@@ -75,11 +75,8 @@ async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Sessio
         BrokerUnavailableError: the session was over so soon that the next needs a pause first.
     """
     async with asyncio.timeout(config.connect_timeout):
-        connection = await aio_pika.connect(
-            config.url.reveal(),
-            timeout=config.connect_timeout,
-            heartbeat=config.heartbeat,
-            client_properties={"connection_name": f"correio {name}"},
+        connection = await dial(
+            config.url, within=config.connect_timeout, heartbeat=config.heartbeat, name=name
         )
     began = asyncio.get_running_loop().time()
     try:

@@ -2,10 +2,10 @@
 
 import asyncio
 
-import aio_pika
 from msgspec import Struct
 
 from shared.broker import topology
+from shared.broker.dial import dial
 from shared.broker.faults import translated
 from shared.config import Secret
 
@@ -27,7 +27,7 @@ async def depths(url: Secret, *, connect_timeout: float = 5.0) -> list[QueueDept
         TopologyError: a queue is missing.
     """
     async with translated(), asyncio.timeout(2 * connect_timeout):
-        connection = await aio_pika.connect(url.reveal(), timeout=connect_timeout)
+        connection = await dial(url, within=connect_timeout)
         async with connection, connection.channel() as channel:
             found: list[QueueDepth] = []
             for name in topology.QUEUES:

@@ -10,12 +10,12 @@ are started anew.
 import asyncio
 from collections.abc import Iterable
 
-import aio_pika
 from aio_pika.abc import AbstractChannel
 from msgspec import Struct
 
 from shared.broker import headers
 from shared.broker.depth import QueueDepth
+from shared.broker.dial import dial
 from shared.broker.faults import translated
 from shared.clock import Clock
 from shared.config import BrokerConfig
@@ -84,7 +84,7 @@ async def heads(config: BrokerConfig, names: Iterable[str]) -> dict[str, Head]:
     """
     timeout = config.connect_timeout
     async with translated(), asyncio.timeout(2 * timeout):
-        connection = await aio_pika.connect(config.url.reveal(), timeout=timeout)
+        connection = await dial(config.url, within=timeout)
         async with connection, connection.channel() as channel:
             found = {name: await _head(channel, name) for name in names}
     return {name: head for name, head in found.items() if head is not None}

@@ -19,6 +19,7 @@ import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
+from shared.broker.dial import dial
 from shared.broker.faults import translated
 from shared.config import BrokerConfig, Secret
 
@@ -85,9 +86,8 @@ async def declare(url: Secret | str) -> None:
         BrokerUnavailableError: the broker cannot be reached.
         TopologyError: something stands there already under one of the names, but differently.
     """
-    text = url.reveal() if isinstance(url, Secret) else url
     async with translated():
-        connection = await aio_pika.connect(text, timeout=10)
+        connection = await dial(url, within=10)
         async with connection:
             await declare_on(connection)
 

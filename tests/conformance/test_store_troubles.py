@@ -20,6 +20,7 @@ from shared.store.port import Store
 from shared.store.rows import Aggregate, Changes, NewQuarantined
 from shared.store.schema import load_migrations
 from tests.support import books
+from tests.support.stores import direct
 
 KEY = AggregateKey("consent", "app", "c1")
 MIGRATE = """
@@ -72,7 +73,7 @@ async def bump(store: Store) -> None:
 
 def sessions_of(url: str, command: str) -> None:
     """Run a command on the database of `url`, then end every session of its stores."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(direct(url), autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(command.format(name=name).encode())
         connection.execute(
@@ -189,7 +190,7 @@ async def test_a_standby_is_unavailable_and_heals_when_promoted(
         await store.ping()
     with pytest.raises(StoreUnavailableError, match="read-only"):
         await write(store, entry("q"))
-    with psycopg.connect(store_url, autocommit=True) as connection:
+    with psycopg.connect(direct(store_url), autocommit=True) as connection:
         connection.execute("SET default_transaction_read_only = off")
         connection.execute(
             f"ALTER DATABASE {connection.info.dbname} RESET default_transaction_read_only".encode()
@@ -197,6 +198,15 @@ async def test_a_standby_is_unavailable_and_heals_when_promoted(
     sessions_of(store_url, "SELECT 1")
     await store.ping()
     await write(store, entry("q"))
+
+
+@only_postgres
+async def test_a_store_that_cannot_be_connected_to_says_why(store_url: str) -> None:
+    url = Secret(direct(store_url).rpartition("/")[0] + "/nobody")
+    store = open_store(StoreConfig(url=url, connect_timeout=0.5))
+    with pytest.raises(StoreUnavailableError, match='database "nobody" does not exist'):
+        await store.start()
+    await store.close()
 
 
 @only_postgres
@@ -243,7 +253,7 @@ async def test_a_new_event_of_an_aggregate_touches_none_of_its_indexes(
     store: Store, store_url: str
 ) -> None:
     await bump(store)
-    with psycopg.connect(store_url) as connection:
+    with psycopg.connect(direct(store_url)) as connection:
         connection.execute(
             "UPDATE aggregates SET version = 2, status = 'REVOKED', conflict = 1, touched_at = 9, "
             "updated_at = 9, state = 'x'"
@@ -259,7 +269,7 @@ async def test_a_store_of_an_older_release_is_refused_until_it_is_migrated(
     opener: Opener, store_url: str
 ) -> None:
     newest = load_migrations("postgres")[-1]
-    with psycopg.connect(store_url) as connection:
+    with psycopg.connect(direct(store_url)) as connection:
         connection.execute("DROP TABLE samples")  # what the newest migration adds
         connection.execute("DELETE FROM schema_migrations WHERE version = %s", [newest.version])
     with pytest.raises(SchemaError, match=f"lacks {newest.name}; run `correio migrate`"):

@@ -1,7 +1,11 @@
-"""Real stores: SQLite in a file of the test's own, PostgreSQL in a database of the test's own."""
+"""Real stores: SQLite in a file of the test's own, PostgreSQL in a database of the test's own.
+
+With ``CORREIO_TEST_PGBOUNCER`` set, PgBouncer stands before PostgreSQL.
+"""
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,8 +19,10 @@ from shared.store.locate import sqlite_path
 from shared.store.migrate import migrate
 from shared.store.open import open_store
 from shared.store.port import Store
+from tests.support.pgbouncer import PgBouncer
 
 _numbers = itertools.count(1)
+_behind: dict[str, str] = {}  # where PgBouncer listens → where PostgreSQL does
 _TEMPLATE = "migrated"
 _TABLES = (
     "aggregates", "events", "payloads", "history", "transitions", "deliveries", "attempts",
@@ -29,6 +35,17 @@ def postgres() -> Iterator[Postgres]:
     """The server that this test process shares; never stop it."""
     with Postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _front(postgres: Postgres) -> Iterator[Postgres | PgBouncer]:
+    """What tests connect to for a database of the shared server."""
+    if not os.environ.get("CORREIO_TEST_PGBOUNCER"):
+        yield postgres
+        return
+    with PgBouncer(postgres, connections=20) as bouncer:
+        _behind[f":{bouncer.port}/"] = f":{postgres.port}/"
+        yield bouncer
 
 
 @pytest.fixture
@@ -47,7 +64,7 @@ def empty_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     server: Postgres = request.getfixturevalue("postgres")
     name = f"test_{next(_numbers)}"
     _run(server.url, f"CREATE DATABASE {name}")
-    yield server.url_of(name)
+    yield _front_of(request).url_of(name)
     _run(server.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -71,7 +88,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     template: str = request.getfixturevalue("_template")
     name = f"test_{next(_numbers)}"
     _run(server.url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield server.url_of(name)
+    yield _front_of(request).url_of(name)
     _run(server.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -82,6 +99,18 @@ async def store(store_url: str) -> AsyncIterator[Store]:
     await opened.start()
     yield opened
     await opened.close()
+
+
+def direct(url: str) -> str:
+    """The URL of the same database without PgBouncer, for a test that wants a session."""
+    for front, server in _behind.items():
+        url = url.replace(front, server)
+    return url
+
+
+def _front_of(request: pytest.FixtureRequest) -> Postgres | PgBouncer:
+    front: Postgres | PgBouncer = request.getfixturevalue("_front")
+    return front
 
 
 async def empty_tables(url: str) -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from psycopg_pool import AsyncConnectionPool
-
 from shared.config import StoreConfig
 from shared.errors import StoreUnavailableError
 from shared.store.locate import postgres_url
@@ -20,6 +18,7 @@ from shared.store.postgres.parts import (
     execute,
     translated,
 )
+from shared.store.postgres.pool import Pool
 from shared.store.schema import load_migrations, require_current
 
 
@@ -29,14 +28,14 @@ class PostgresStore(PostgresEvents, PostgresDeliveries):
     def __init__(self, config: StoreConfig) -> None:
         self._known = load_migrations("postgres")
         self._beginning = beginning(lock_timeout=config.busy_timeout)
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool = Pool(
             min_size=1,
             max_size=config.pool_size,
             timeout=config.connect_timeout,
             reconnect_timeout=config.connect_timeout,
             open=False,
             configure=_configure,
-            check=AsyncConnectionPool.check_connection,
+            check=Pool.check_connection,
             kwargs=connection_values(
                 postgres_url(config.url), connect_timeout=config.connect_timeout
             ),
