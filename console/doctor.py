@@ -20,14 +20,19 @@ from shared.errors import (
     StoreUnavailableError,
     TopologyError,
 )
+from shared.fanout import Subscriptions
+from shared.networks import read_networks
 from shared.store.locate import sqlite_path
 from shared.store.open import open_store
 from shared.store.queries import Queries
+from shared.targets import read_targets
 
 LOW_DISK = 512 * 1024 * 1024
 
 CLOCK_TOLERANCE = 5.0
 """Seconds that two clocks may differ."""
+
+_MEND = "mend the field named; deploy/config.example.toml shows every field"
 
 _TLS_REMEDY = (
     "let {parameter} in {field} name a file with the certificate of the authority that signed the "
@@ -73,8 +78,7 @@ async def _examine(context: Context) -> list[Finding]:
     try:
         config = context.config
     except ConfigError as error:
-        remedy = "mend the field named; deploy/config.example.toml shows every field"
-        return [Finding("configuration", ok=False, found=str(error), remedy=remedy)]
+        return [Finding("configuration", ok=False, found=str(error), remedy=_MEND)]
     looks = (
         _sources, _endpoints, _broker, _store, _spool,
     )  # fmt: skip
@@ -87,6 +91,12 @@ async def _sources(config: Config) -> Finding:
     if not config.source:
         remedy = "add a [[source]] table with a name and secrets"
         return Finding("sources", ok=False, found="none is configured", remedy=remedy)
+    try:
+        read_networks(config.receiver.trusted_proxies, field="receiver.trusted_proxies")
+        for one in config.source:
+            read_networks(one.allowed_networks, field=f"source {one.name}: allowed_networks")
+    except ConfigError as error:
+        return Finding("sources", ok=False, found=str(error), remedy=_MEND)
     unsigned = [one.name for one in config.source if not one.require_signature]
     if unsigned:
         remedy = "set require_signature = true"
@@ -99,6 +109,11 @@ async def _endpoints(config: Config) -> Finding:
     if not config.endpoint:
         remedy = "add an [[endpoint]] table with id, url and secrets"
         return Finding("endpoints", ok=False, found="none is configured", remedy=remedy)
+    try:
+        read_targets(config.endpoint)
+        Subscriptions(config.endpoint)
+    except ConfigError as error:
+        return Finding("endpoints", ok=False, found=str(error), remedy=_MEND)
     return Finding("endpoints", ok=True, found=", ".join(one.id for one in config.endpoint))
 
 

@@ -15,11 +15,12 @@ from receiver import signature
 from receiver.batch import Batch, split
 from receiver.body import Held, check_encoding, decode_body, read_body
 from receiver.problems import Reason, Refusal
-from receiver.sources import Network, Source, client_address
+from receiver.sources import Source, client_address
 from receiver.trace import TRACE_ENTROPY, new_traceparent
 from shared.clock import Clock
 from shared.config import ReceiverConfig
 from shared.ids import new_id
+from shared.networks import Network
 from shared.tracing import is_traceparent
 
 FORWARDED_FOR: Final = "X-Forwarded-For"

@@ -16,7 +16,7 @@ from receiver.intake import PUBLISH_SHARE, Intake
 from receiver.metrics import Metrics
 from receiver.outlet import Outlet
 from receiver.server import Server
-from receiver.sources import read_networks, read_sources
+from receiver.sources import read_sources
 from receiver.spool import Spool
 from receiver.supervisor import Supervisor, is_child, on_orphaned
 from shared.broker import topology
@@ -25,6 +25,7 @@ from shared.clock import Clock, SystemClock
 from shared.config import Config, load_config
 from shared.errors import ConfigError
 from shared.logs import get_logger
+from shared.networks import read_networks
 from shared.ops import Check
 from shared.process import run_until
 

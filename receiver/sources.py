@@ -1,15 +1,14 @@
 """The parties that may send: who they are, from where, and under which secrets."""
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from msgspec import Struct
 
 from shared.config import SourceConfig
-from shared.errors import ConfigError
+from shared.networks import Network, read_networks
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 
 class Source(Struct, frozen=True):
@@ -44,21 +43,6 @@ def read_sources(configured: Iterable[SourceConfig]) -> dict[str, Source]:
         )
         for source in configured
     }
-
-
-def read_networks(texts: Iterable[str], *, field: str) -> tuple[Network, ...]:
-    """Networks or single addresses, as configured under `field`.
-
-    Raises:
-        ConfigError: one cannot be read.
-    """
-    networks: list[Network] = []
-    for text in texts:
-        try:
-            networks.append(ip_network(text))
-        except ValueError as error:
-            raise ConfigError(f"{field}: {error}; write 192.0.2.7 or 192.0.2.0/24") from None
-    return tuple(networks)
 
 
 def client_address(

@@ -6,9 +6,11 @@ Durations are in seconds and sizes in bytes unless the name says otherwise.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -243,6 +245,7 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
         config = msgspec.convert(tree, Config, strict=True, dec_hook=_decode_secret)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), origin, origins)) from None
+    _check_urls(config, origin, origins)
     _check(config, origin)
     return config
 
@@ -287,15 +290,14 @@ def _parse_scalar(text: str, kind: Any, variable: str) -> Any:
     if kind is Secret:
         return text
     try:
-        value = msgspec.convert(text, kind, strict=False)
-    except msgspec.ValidationError as error:
-        try:  # lists are written as JSON
+        if get_origin(kind) is tuple:
             return msgspec.json.decode(text, type=kind)
-        except msgspec.MsgspecError:
-            raise ConfigError(
-                f"{variable}: {error}{_choices(kind)}; the value is {text!r}"
-            ) from None
-    return value
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        said = f"{error}{_choices(kind)}"
+    except msgspec.DecodeError:
+        said = 'expected a list written as JSON, such as [1, 2] or ["a", "b"]'
+    raise ConfigError(f"{variable}: {said}; the value is {text!r}")
 
 
 def _choices(kind: Any) -> str:
@@ -338,6 +340,35 @@ def _explain(message: str, origin: str, origins: Mapping[str, str]) -> str:
     kinds = get_type_hints(type(getattr(Config(), section))) if section in SECTIONS else {}
     said = f"{fault}{_choices(kinds.get(member))}"
     return f"{name or 'configuration'}: {said} (from {origins.get(name, origin)})"
+
+
+URLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "broker.url": ("amqp", "amqps"),
+        "broker.metrics_url": ("http", "https"),
+        "telemetry.otlp_endpoint": ("http", "https"),
+    }
+)
+"""Field → the schemes that its URL may have."""
+
+
+def _check_urls(config: Config, origin: str, origins: Mapping[str, str]) -> None:
+    """Refuse what no connection can be made of; the value, perhaps a secret, is not quoted."""
+    for name, schemes in URLS.items():
+        section, _, member = name.partition(".")
+        value = getattr(getattr(config, section), member)
+        text = value.reveal() if isinstance(value, Secret) else value
+        if (text or isinstance(value, Secret)) and not _is_url(text, schemes):
+            allowed = " or ".join(f"{scheme}://host" for scheme in schemes)
+            raise ConfigError(f"{name}: expected {allowed} (from {origins.get(name, origin)})")
+
+
+def _is_url(text: str, schemes: Collection[str]) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _check(config: Config, origin: str) -> None:

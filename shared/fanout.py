@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from shared.config import EndpointConfig
 from shared.domain import notices
 from shared.domain.aggregates import State, status_of
+from shared.errors import ConfigError
 from shared.ids import new_id
 from shared.store.rows import Aggregate, Changes, DeliveryState, NewDelivery, NewTransition
 
@@ -18,6 +19,14 @@ class Subscriptions:
     """The endpoints by notice type; a pattern may hold ``*``, as in ``consent.*``."""
 
     def __init__(self, endpoints: Sequence[EndpointConfig]) -> None:
+        """Raises `ConfigError` for a pattern that no type fits: it would be silent for ever."""
+        for endpoint in endpoints:
+            for pattern in endpoint.types:
+                if not any(fnmatchcase(name, pattern) for name in notices.TYPES):
+                    raise ConfigError(
+                        f"endpoint {endpoint.id}: types: nothing is of type {pattern!r}; "
+                        f"types are {', '.join(notices.TYPES)}"
+                    )
         self._by_type = {
             name: tuple(
                 endpoint.id

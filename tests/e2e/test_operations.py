@@ -10,11 +10,14 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aio_pika
+import aiohttp
 import pytest
+from yarl import URL
 
 from deploy.local.postgres import Postgres
 from deploy.local.provide import PrivateBroker
-from deploy.local.rabbitmq import Node
+from deploy.local.rabbitmq import Node, free_port
 from shared.broker import topology
 from shared.store.schema import load_migrations
 from tests.support import books
@@ -209,29 +212,35 @@ async def test_the_brokers_data_is_lost(tmp_path: Path, private_broker: PrivateB
         await everything.judge()
 
 
+def add_users(folder: Path, broker: Node) -> None:
+    """Make every user of deploy/rabbitmq by its script; the password of each is ``secret``."""
+    secrets = folder / "secrets"
+    secrets.mkdir(exist_ok=True)
+    for line in (DEPLOY / "rabbitmq" / "rights.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            (secrets / line.split()[0]).write_text("secret\n")
+    ctl = folder / "ctl"
+    ctl.write_text(broker.ctl_script())
+    ctl.chmod(0o755)
+    shell(f"{DEPLOY}/rabbitmq/add-users.sh {secrets}", folder, RABBITMQCTL=str(ctl))
+
+
+def url_of(broker: Node, user: str) -> str:
+    ours, _, place = broker.url.removeprefix("amqp://").partition("@")
+    assert ours.startswith("correio:")
+    return f"amqp://{user}:secret@{place}"
+
+
 @pytest.mark.timeout(240)
 async def test_each_role_works_with_the_least_rights(
     tmp_path: Path, private_broker: PrivateBroker
 ) -> None:
     """The users of deploy/rabbitmq; only the one who migrates may make queues."""
     assert isinstance(private_broker, Node)
-    secrets = tmp_path / "secrets"
-    secrets.mkdir()
-    users = [line.split()[0] for line in (DEPLOY / "rabbitmq" / "rights.txt").read_text()
-             .splitlines() if not line.startswith("#")]  # fmt: skip
-    for one in users:
-        (secrets / one).write_text("secret")
-    ctl = tmp_path / "ctl"
-    ctl.write_text(private_broker.ctl_script())
-    ctl.chmod(0o755)
-    script = f"{DEPLOY}/rabbitmq/add-users.sh {secrets}"
-    for _ in range(2):
-        await asyncio.to_thread(shell, script, tmp_path, RABBITMQCTL=str(ctl))
+    await asyncio.to_thread(add_users, tmp_path, private_broker)
 
     def url(role: str) -> str:
-        return private_broker.url.replace("//correio:", f"//correio-{role}:").replace(
-            private_broker.url.split(":")[2].split("@")[0], "secret"
-        )
+        return url_of(private_broker, f"correio-{role}")
 
     await topology.declare(url("admin"))
     env = {
@@ -249,3 +258,43 @@ async def test_each_role_works_with_the_least_rights(
         for part in everything.parts.values():
             await asyncio.to_thread(part.stop)
             assert "ACCESS_REFUSED" not in part.log.read_text()
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(240)
+async def test_the_autoscaler_sees_ready_and_unacknowledged_messages_with_the_least_rights(
+    tmp_path: Path,
+) -> None:
+    """What KEDA asks the management plugin, as the user who may do nothing but look."""
+    port = free_port()
+    settings = f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n"
+    node = Node(tmp_path / "rabbitmq", settings=settings, plugins=("rabbitmq_management",))
+    await asyncio.to_thread(node.start)
+    try:
+        for _ in range(2):  # it may be run again
+            await asyncio.to_thread(add_users, tmp_path, node)
+        await topology.declare(url_of(node, "correio-admin"))
+        place = f"http://127.0.0.1:{port}/api/queues/%2F/{topology.EVENTS}"
+        headers = {"Authorization": aiohttp.encode_basic_auth("correio-scaler", "secret")}
+        async with (
+            await aio_pika.connect(url_of(node, "correio-events")) as connection,
+            await aio_pika.connect(url_of(node, "correio-receiver")) as sending,
+            aiohttp.ClientSession(headers=headers) as session,
+        ):
+            exchange = await (await sending.channel()).get_exchange(topology.EVENTS, ensure=False)
+            for _ in range(3):
+                await exchange.publish(aio_pika.Message(b"{}"), topology.EVENTS)
+            channel = await connection.channel()
+            queue = await channel.get_queue(topology.EVENTS, ensure=False)
+            await queue.get()
+            async with asyncio.timeout(60):
+                seen: dict[str, int] = {}
+                while (seen.get("messages"), seen.get("messages_unacknowledged")) != (3, 1):
+                    async with session.get(URL(place, encoded=True)) as answer:
+                        assert answer.status == 200
+                        seen = await answer.json()
+                    await asyncio.sleep(0.2)
+            async with session.delete(URL(place, encoded=True)) as answer:
+                assert answer.status == 401
+    finally:
+        await asyncio.to_thread(node.stop)

@@ -12,6 +12,7 @@ from deploy.local.postgres import Postgres
 from deploy.local.rabbitmq import Node, free_port
 from tests.support import events as ev
 from tests.support.cli import correio
+from tests.support.endpoints import SECRET
 from tests.support.processes import write_config
 from tests.support.tls import HOST, Authority, PostgresTls, broker_settings
 from tests.support.world import ROLES, world
@@ -47,7 +48,7 @@ async def doctor(folder: Path, *, broker: str, store: str) -> dict[str, dict[str
         store={"url": store, "connect_timeout": 1.0},
         receiver={"spool": str(folder / "spool")},
         source=[{"name": "klavi", "secrets": ["key"], "partner_app_ids": [ev.APP]}],
-        endpoint=[{"id": "crm", "url": "http://127.0.0.1:9/", "secrets": ["whsec_c2VjcmV0"]}],
+        endpoint=[{"id": "crm", "url": "http://127.0.0.1:9/", "secrets": [SECRET]}],
     )
     _, out, _ = await correio(config, "doctor", "--json")
     return {one["name"]: one for one in orjson.loads(out)["findings"]}

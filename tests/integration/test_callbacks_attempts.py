@@ -22,6 +22,7 @@ from shared.clock import SystemClock
 from shared.config import CallbacksConfig
 from shared.domain.keys import AggregateKey
 from shared.store.rows import Delivery, DeliveryState
+from shared.targets import Target, read_secret
 from tests.support.endpoints import SECRET, Endpoint, raw_server, serving
 from worker.callbacks.attempt import Call, Caller
 from worker.callbacks.outcomes import (
@@ -31,8 +32,6 @@ from worker.callbacks.outcomes import (
     Succeeded,
     name_of,
 )
-from worker.callbacks.signing import read_secret
-from worker.callbacks.targets import Target
 
 CONFIG = CallbacksConfig(
     attempt_timeout=1.0, connect_timeout=0.5, quick_retries=0, response_max_bytes=20_000,

@@ -24,7 +24,7 @@ from tests.support.processes import write_config
 from worker.events.apply import Applier
 from worker.events.arrivals import Arrival
 
-ENDPOINT = {"id": "crm", "url": "http://127.0.0.1:9/", "secrets": ["whsec_c2VjcmV0"]}
+ENDPOINT = {"id": "crm", "url": "http://127.0.0.1:9/", "secrets": ["whsec_" + "c2VjcmV0" * 4]}
 SOURCE = {"name": "klavi", "secrets": ["key"], "partner_app_ids": [ev.APP]}
 CONFIG = Config(endpoint=(EndpointConfig(id="crm", url="http://x", secrets=(Secret("s"),)),))
 
@@ -386,6 +386,35 @@ async def test_doctor_names_missing_and_unsigned_sources(correio: Cli) -> None:
     assert "require_signature" in (await _fault(correio, "sources"))["remedy"]
     correio.path.write_text(text[: text.index("[[endpoint]]")])
     assert "[[endpoint]]" in (await _fault(correio, "endpoints"))["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name", "said"),
+    [
+        ('partner_app_ids = ["', 'allowed_networks = ["10.0.0.1/8"]\n', "sources",
+         "source klavi: allowed_networks: 10.0.0.1/8 has host bits set"),
+        ("[receiver]", '[receiver]\ntrusted_proxies = ["proxy"]', "sources",
+         "receiver.trusted_proxies"),
+        ('url = "http://127.0.0.1:9/"', 'url = "crm"', "endpoints",
+         "endpoint crm: url must begin with http:// or https://"),
+        ('"whsec_c2VjcmV0', '"c2VjcmV0', "endpoints",
+         "endpoint crm: secrets: a secret starts with whsec_"),
+        ('id = "crm"', 'id = "crm"\ntypes = ["consent.authorized"]', "endpoints",
+         "endpoint crm: types: nothing is of type 'consent.authorized'; types are link.created"),
+    ],
+)  # fmt: skip
+async def test_doctor_names_values_that_only_one_kind_of_process_would_refuse(
+    correio: Cli, old: str, new: str, name: str, said: str
+) -> None:
+    text = correio.path.read_text()
+    assert old in text
+    if old.endswith('["'):
+        line = next(one for one in text.splitlines() if one.startswith(old))
+        old = f"{line}\n"
+    correio.path.write_text(text.replace(old, new))
+    fault = await _fault(correio, name)
+    assert said in fault["found"]
+    assert "mend the field named" in fault["remedy"]
 
 
 async def test_doctor_names_a_damaged_spool(correio: Cli) -> None:

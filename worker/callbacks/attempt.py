@@ -20,6 +20,7 @@ from shared.clock import Clock
 from shared.config import CallbacksConfig
 from shared.logs import get_logger
 from shared.store.rows import Delivery
+from shared.targets import Target
 from worker.callbacks.guard import (
     ForbiddenAddressError,
     GuardedResolver,
@@ -39,7 +40,6 @@ from worker.callbacks.outcomes import (
 from worker.callbacks.payload import body_of
 from worker.callbacks.retry_after import read_retry_after
 from worker.callbacks.signing import sign
-from worker.callbacks.targets import Target
 
 log = get_logger(__name__)
 

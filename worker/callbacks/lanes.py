@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from shared.config import CallbacksConfig
+from shared.targets import Target
 from worker.callbacks import breaker, pace
 from worker.callbacks.breaker import BreakerPolicy, Closed, HalfOpen, Open
 from worker.callbacks.outcomes import (
@@ -20,7 +21,6 @@ from worker.callbacks.outcomes import (
     asks_to_slow,
     is_healthy,
 )
-from worker.callbacks.targets import Target
 
 WEIGHT: Final = 0.2
 """Weight of the latest attempt in the mean duration."""

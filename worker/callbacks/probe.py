@@ -16,10 +16,10 @@ from shared.errors import ConfigError
 from shared.ids import new_id
 from shared.process import EXIT_USAGE
 from shared.store.rows import Delivery, DeliveryState
+from shared.targets import read_targets
 from worker.callbacks.attempt import Caller
 from worker.callbacks.guard import Lookup, system_lookup
 from worker.callbacks.outcomes import Succeeded, error_of, name_of, status_of
-from worker.callbacks.targets import read_targets
 
 TYPE = "endpoint.test"
 FAILED = 1

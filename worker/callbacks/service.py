@@ -17,6 +17,7 @@ from shared.ops import Check
 from shared.process import run_until
 from shared.store.open import open_store
 from shared.store.port import Store
+from shared.targets import read_targets
 from worker.callbacks import metrics
 from worker.callbacks.attempt import Caller
 from worker.callbacks.breaker import Closed
@@ -29,7 +30,6 @@ from worker.callbacks.patience import Patience
 from worker.callbacks.record import Recorder
 from worker.callbacks.relay import Relay
 from worker.callbacks.steward import Steward
-from worker.callbacks.targets import read_targets
 
 log = get_logger(__name__)
 

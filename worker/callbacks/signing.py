@@ -6,34 +6,9 @@ callback when any of them fits, so secrets rotate without a gap.
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
-
-PREFIX = "whsec_"
-KEY_BYTES = range(24, 65)
-"""How long a key may be, by the standard."""
-
-
-def read_secret(text: str) -> bytes:
-    """The key in a secret written as ``whsec_`` and base64, padded or not.
-
-    Raises:
-        ValueError: it is no such secret; the message never quotes it.
-    """
-    if not text.startswith(PREFIX):
-        raise ValueError(f"a secret starts with {PREFIX}")
-    encoded = text.removeprefix(PREFIX)
-    try:
-        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError(f"what follows {PREFIX} is not base64") from None
-    if len(key) not in KEY_BYTES:
-        raise ValueError(
-            f"a key has {KEY_BYTES.start} to {KEY_BYTES.stop - 1} bytes, this one has {len(key)}"
-        )
-    return key
 
 
 def sign(keys: Sequence[bytes], *, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:

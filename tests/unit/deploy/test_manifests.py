@@ -34,7 +34,8 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 def manifests() -> list[dict[str, Any]]:
     listed = documents(BASE / "kustomization.yaml")[0]["resources"]
-    assert {one.name for one in BASE.glob("*.yaml")} == {*listed, "kustomization.yaml"}
+    beside = {"kustomization.yaml", "name-references.yaml"}
+    assert {one.name for one in BASE.glob("*.yaml")} == {*listed, *beside}
     return [one for name in listed for one in documents(BASE / name)]
 
 
@@ -72,7 +73,7 @@ def test_kubernetes_takes_the_manifests() -> None:
     assert kinds - CORE == {
         "TriggerAuthentication", "ScaledObject", "ServiceMonitor", "PrometheusRule",
     }  # fmt: skip
-    core = [one for one in BASE.glob("*.yaml") if {d["kind"] for d in documents(one)} <= CORE]
+    core = [one for one in BASE.glob("*.yaml") if {d.get("kind") for d in documents(one)} <= CORE]
     core += (BASE.parent / "overlays" / "example").glob("namespace.yaml")
     run(beside("kubernetes-validate"), "--strict", "--quiet", *core)
 
@@ -144,6 +145,11 @@ def test_every_role_stands_in_every_form() -> None:
     units = "".join(one.read_text() for one in UNITS)
     started = re.findall(r"^ExecStart=\S+ -m (.*)$", units, re.MULTILINE)
     assert roles_of([one.split() for one in started]) == EVERY_ROLE
+
+
+def test_compose_follows_the_compose_specification() -> None:
+    schema = "vendor.compose-spec"
+    run(beside("check-jsonschema"), "--builtin-schema", schema, DEPLOY / "compose.yaml")
 
 
 def test_compose_names_only_what_it_has() -> None:

@@ -2,9 +2,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from receiver.sources import Source, client_address, read_networks, read_sources
+from receiver.sources import Source, client_address, read_sources
 from shared.config import Secret, SourceConfig
 from shared.errors import ConfigError
+from shared.networks import read_networks
 
 PROXIES = read_networks(["10.0.0.0/8", "::1"], field="proxies")
 

@@ -1,12 +1,23 @@
+import json
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
 
-from shared.config import SECTIONS, Config, EndpointConfig, Secret, SourceConfig, load_config
+from shared.config import (
+    SECTIONS,
+    Config,
+    EndpointConfig,
+    OperatorConfig,
+    Secret,
+    SourceConfig,
+    load_config,
+)
 from shared.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "config.example.toml"
@@ -36,6 +47,7 @@ def test_the_example_shows_every_field_with_its_true_default() -> None:
     for kind, struct, given in (
         ("source", SourceConfig, {"name", "secrets", "partner_app_ids"}),
         ("endpoint", EndpointConfig, {"id", "url", "secrets", "types"}),
+        ("operator", OperatorConfig, {"name", "secrets"}),
     ):
         (table,) = shown[kind]
         fields = {one.name: one for one in msgspec.structs.fields(struct)}
@@ -90,6 +102,11 @@ def test_a_secret_never_shows_itself(tmp_path: Path) -> None:
         ("[callbacks]\nschedule = [0.0]", r"callbacks.schedule\[0\]: Expected `float` > 0.0"),
         ("[broker]\ndeclare_missing = 1", "broker.declare_missing: Expected `bool`, got `int`"),
         ("[broker]\nurl = 1", "broker.url"),
+        ("[broker]\nurl = 'localhost'", r"broker.url: expected amqp://host or amqps://host \(from"),
+        ("[broker]\nurl = ''", "broker.url: expected amqp://host"),
+        ("[broker]\nurl = 'amqp://host:many/'", "broker.url: expected amqp://host"),
+        ("[broker]\nmetrics_url = 'rabbitmq:15692'", "broker.metrics_url: expected http://host"),
+        ("[telemetry]\notlp_endpoint = 'x'", "telemetry.otlp_endpoint: expected http://host"),
         (
             "[log]\nlevel = 'loud'",
             "log.level: Invalid enum value 'loud'; allowed are debug, info, warning, error",
@@ -130,3 +147,104 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_named_file_must_exist() -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_config({"CORREIO_CONFIG": "/nowhere/correio.toml"})
+
+
+TABLES = {"source": SourceConfig, "endpoint": EndpointConfig, "operator": OperatorConfig}
+GIVEN: dict[str, dict[str, Any]] = {
+    "source": {"name": "a", "secrets": ["x"]},
+    "endpoint": {"id": "a", "url": "http://x", "secrets": ["x"]},
+    "operator": {"name": "a", "secrets": ["x" * 20]},
+}
+
+
+def wrong_values(kind: Any) -> list[tuple[Any, str]]:
+    """Values that a field of this type must refuse, each with what is said to be allowed."""
+    if get_origin(kind) is Annotated:
+        inner, bounds = kind.__origin__, kind.__metadata__[0]
+        found = wrong_values(inner)
+        if bounds.ge is not None:
+            found.append((inner(bounds.ge) - 1, f"`{inner.__name__}` >= "))
+        if bounds.gt is not None:
+            found.append((inner(bounds.gt), f"`{inner.__name__}` > "))
+        if bounds.le is not None:
+            found.append((inner(bounds.le) + 1, f"`{inner.__name__}` <= "))
+        if bounds.pattern is not None:
+            found.append(("a b", "matching regex"))
+        return found
+    if get_origin(kind) is Literal:
+        return [("loud", ", ".join(get_args(kind))), (1, "str")]
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        return [("x", "array"), *(([value], said) for value, said in wrong_values(item))]
+    if get_origin(kind) is dict:
+        return [("x", "object"), ({"a": 1}, "str")]
+    if get_origin(kind) is UnionType:
+        return [(1, "str")]
+    simple: dict[Any, list[tuple[Any, str]]] = {
+        bool: [(1, "`bool`"), ("x", "`bool`")],
+        int: [("x", "`int`"), (1.5, "`int`")],
+        float: [("x", "`float`")],
+        str: [(1, "`str`")],
+        Secret: [(1, "`str`")],
+    }
+    return simple[kind]
+
+
+def every_wrong_value() -> Iterator[tuple[str, str, Any, str]]:
+    for section in SECTIONS:
+        kinds = get_type_hints(type(getattr(Config(), section)), include_extras=True)
+        for name, kind in kinds.items():
+            for value, said in wrong_values(kind):
+                yield section, name, value, said
+    for table, struct in TABLES.items():
+        for name, kind in get_type_hints(struct, include_extras=True).items():
+            for value, said in wrong_values(kind):
+                yield table, name, value, said
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(one)}" for name, one in value.items()) + "}"
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(("section", "name", "value", "said"), list(every_wrong_value()))
+def test_every_field_refuses_what_it_cannot_use(
+    tmp_path: Path, section: str, name: str, value: Any, said: str
+) -> None:
+    """The message names the field, the source of its value, and what is allowed."""
+    fields = {**GIVEN.get(section, {}), name: value}
+    head = f"[[{section}]]" if section in TABLES else f"[{section}]"
+    text = "\n".join([head, *(f"{one} = {toml(given)}" for one, given in fields.items())])
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, text)
+    message = str(refused.value)
+    place = f"{section}[0].{name}" if section in TABLES else f"{section}.{name}"
+    assert message.startswith(place)
+    assert said in message
+    assert message.endswith(f"(from {tmp_path}/correio.toml)")
+
+
+def overridable() -> Iterator[tuple[str, str, str, str]]:
+    """As variables, everything is text: what no text can be wrong for is left out."""
+    for section, name, value, said in every_wrong_value():
+        kind = get_type_hints(Config).get(section)
+        if section in TABLES or get_type_hints(kind)[name] in (str, Secret):
+            continue
+        text = value if isinstance(value, str) else json.dumps(value)
+        if (get_type_hints(kind)[name] is bool and text == "1") or said == "str":
+            continue  # means true; every variable is a text
+        yield section, name, text, said
+
+
+@pytest.mark.parametrize(("section", "name", "text", "said"), list(overridable()))
+def test_every_variable_refuses_what_its_field_cannot_use(
+    tmp_path: Path, section: str, name: str, text: str, said: str
+) -> None:
+    variable = f"CORREIO_{section}__{name}".upper()
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, **{variable: text})
+    message = str(refused.value)
+    assert message.startswith(variable)
+    assert text in message
+    assert said in message or "a list written as JSON" in message

@@ -21,6 +21,7 @@ from shared.broker.publisher import Outgoing
 from shared.config import CallbacksConfig, Secret
 from shared.store.migrate import migrate
 from shared.store.sqlite.store import SqliteStore
+from shared.targets import Target
 from tests.support.books import fetch
 from tests.support.deliveries import attempts, rows, seed
 from worker.callbacks.attempt import Call, Caller
@@ -34,7 +35,6 @@ from worker.callbacks.patience import Patience
 from worker.callbacks.record import Recorder
 from worker.callbacks.relay import Relay
 from worker.callbacks.steward import Steward
-from worker.callbacks.targets import Target
 
 START = 1_700_000_000_000
 TOOK = 10

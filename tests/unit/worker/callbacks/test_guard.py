@@ -14,11 +14,11 @@ from shared.clock import SystemClock
 from shared.config import CallbacksConfig
 from shared.domain.keys import AggregateKey
 from shared.store.rows import Delivery, DeliveryState
+from shared.targets import Target
 from worker.callbacks import guard
 from worker.callbacks.attempt import Caller
 from worker.callbacks.guard import AddressInfo, ForbiddenAddressError, Reach, reach_of
 from worker.callbacks.outcomes import FailureKind, Outcome, PermanentFailure, RetryableFailure
-from worker.callbacks.targets import Target
 
 TLS = ssl.create_default_context()
 

@@ -6,10 +6,10 @@ from msgspec import structs
 from yarl import URL
 
 from shared.config import CallbacksConfig
+from shared.targets import Target
 from worker.callbacks.breaker import Closed, HalfOpen, Open
 from worker.callbacks.lanes import PARK_MAX, PARK_MIN, Lane, Lanes, Waiting, parked_wake
 from worker.callbacks.outcomes import EndpointGone, Outcome, Succeeded, judge
-from worker.callbacks.targets import Target
 
 CONFIG = CallbacksConfig(max_in_flight=20, breaker_failures=3, breaker_open=30.0)
 BAD = judge(500)

@@ -5,7 +5,8 @@ import pytest
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from worker.callbacks.signing import read_secret, sign
+from shared.targets import read_secret
+from worker.callbacks.signing import sign
 
 FIRST = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 SECOND = "whsec_" + base64.b64encode(bytes(range(100, 124))).decode()

@@ -11,12 +11,12 @@ from shared.config import CallbacksConfig, Secret
 from shared.store.migrate import migrate
 from shared.store.rows import DeliveryState, EndpointStatus
 from shared.store.sqlite.store import SqliteStore
+from shared.targets import Target
 from tests.support.deliveries import rows, seed
 from worker.callbacks.lanes import Lanes
 from worker.callbacks.means import Means
 from worker.callbacks.patience import Patience
 from worker.callbacks.steward import RELEASES, Steward
-from worker.callbacks.targets import Target
 
 NOW = 1_700_000_000_000
 

@@ -1,5 +1,7 @@
 """Endpoints made ready for attempts: URL parsed, keys decoded, headers checked."""
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -9,7 +11,6 @@ from yarl import URL
 
 from shared.config import EndpointConfig
 from shared.errors import ConfigError
-from worker.callbacks.signing import read_secret
 
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
@@ -18,6 +19,31 @@ _OURS: Final = frozenset({
     "connection", "expect", "accept-encoding", "traceparent", "tracestate",
 })  # fmt: skip
 _RESERVED: Final = "webhook-"
+
+
+PREFIX = "whsec_"
+KEY_BYTES = range(24, 65)
+"""How long a key may be, by the standard."""
+
+
+def read_secret(text: str) -> bytes:
+    """The key in a secret written as ``whsec_`` and base64, padded or not.
+
+    Raises:
+        ValueError: it is no such secret; the message never quotes it.
+    """
+    if not text.startswith(PREFIX):
+        raise ValueError(f"a secret starts with {PREFIX}")
+    encoded = text.removeprefix(PREFIX)
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"what follows {PREFIX} is not base64") from None
+    if len(key) not in KEY_BYTES:
+        raise ValueError(
+            f"a key has {KEY_BYTES.start} to {KEY_BYTES.stop - 1} bytes, this one has {len(key)}"
+        )
+    return key
 
 
 class Target(Struct, frozen=True):

@@ -4,8 +4,8 @@ import pytest
 
 from shared.config import EndpointConfig, Secret
 from shared.errors import ConfigError
+from shared.targets import read_targets
 from tests.support.endpoints import SECOND_SECRET, SECRET
-from worker.callbacks.targets import read_targets
 
 
 def read(url: str = "https://crm.example.com/hooks", **more: Any) -> Any:
