@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo run test test-browser screenshots test-deep test-rabbitmq4 test-pgbouncer lint format check-bare clean
+.PHONY: help setup demo run test test-browser screenshots test-deep test-rabbitmq4 test-pgbouncer chaos-sim chaos-mutants lint format check-bare clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,12 @@ test-rabbitmq4: $(STAMP) ## Run the tests against RabbitMQ 4 (as root, with debo
 test-pgbouncer: $(STAMP) ## Run the tests of the PostgreSQL store through PgBouncer
 	CORREIO_TEST_PGBOUNCER=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser" \
 		tests/conformance tests/integration tests/e2e/test_pgbouncer.py -k "postgres or pgbouncer" $(ARGS)
+
+chaos-sim: $(STAMP) ## Simulate seeds: SEED=123 shows one and all that happens in it; ARGS="--seeds 5000"
+	@$(BIN)/python -m tests.chaos.simulated $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+chaos-mutants: $(STAMP) ## Plant each known mistake and see that the simulation catches it
+	@$(BIN)/python -m tests.chaos.simulated --mutants $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the rules of who may import whom
 	$(BIN)/ruff check .

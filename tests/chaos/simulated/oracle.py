@@ -1,0 +1,140 @@
+"""The judge: has every promise been kept, once all faults have ended and everything has drained?"""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import orjson
+
+from shared.config import Secret, StoreConfig
+from shared.store.audit import audit
+from shared.store.open import open_store
+from shared.store.port import Store
+from shared.store.spool import measure_spool
+from tests.chaos.simulated.loop import EPOCH, Life
+from tests.chaos.simulated.world import ENDPOINTS, HEALED, SimWorld
+from tests.support import books
+
+LOOK = 2.0
+"""Seconds between two looks at what is still under way."""
+
+WAITING = "SELECT count(*) FROM deliveries WHERE state IN ('pending', 'retrying', 'held')"
+LATE = 60.0
+
+
+async def drained(world: SimWorld, store: Store) -> list[str]:
+    """Wait until nothing is under way; what still is after `HEALED` seconds."""
+    until = world.loop.time() + HEALED
+    left: list[str] = []
+    while world.loop.time() < until:
+        await world.resume_endpoints(store)
+        left = await _under_way(world, store)
+        if not left:
+            return []
+        await asyncio.sleep(LOOK)
+    return [f"still there {HEALED:g} s after the last fault: {', '.join(left)}"]
+
+
+async def _under_way(world: SimWorld, store: Store) -> list[str]:
+    ((waiting,),) = await store.fetch(WAITING)
+    left = [f"{waiting} deliveries"] if waiting else []
+    left += [f"{q.depth} in {q.name}" for q in world.broker.queues.values() if q.depth]
+    left += [f"{place.name} is away" for place in world.places if place.life is None]
+    if not left:  # also what no process has open at present
+        spool = measure_spool(Path(world.config.receiver.spool), now=0)
+        if spool is None or spool.events:
+            left.append(f"the spool: {spool}")
+    return left
+
+
+async def judge(world: SimWorld, store: Store, url: str) -> list[str]:
+    """Every promise that was broken."""
+    faults = await drained(world, store)
+    faults += world.faults + world.loop.failures
+    for endpoint in world.endpoints.values():
+        faults += endpoint.faults
+    faults += _spool_faults(world)
+    now = EPOCH + round(world.loop.time() * 1000)
+    checks = await audit(store, now=now, late_after=LATE)
+    faults += [f"the audit: {one.name}: {one.found}" for one in checks if not one.ok]
+    faults += await _events_faults(world, store)
+    faults += await _told_faults(world, store)
+    try:
+        books.check(books.read(url))
+        books.compare_with_model(books.read(url), await _applied(world, store))
+    except AssertionError as error:
+        faults.append(f"not as the model has it: {error}")
+    return faults
+
+
+async def _applied(world: SimWorld, store: Store) -> list[dict[str, object]]:
+    """The events that are in the store, as they were made."""
+    stored = {one for (one,) in await store.fetch("SELECT content FROM events")}
+    made = [one.event for one in world.source.sent.values() if one.digest in stored]
+    return [one for one in made if one is not None]
+
+
+async def _events_faults(world: SimWorld, store: Store) -> list[str]:
+    """What was acknowledged is there, once; nothing is there that nobody sent."""
+    stored = Counter(one for (one,) in await store.fetch("SELECT content FROM events"))
+    kept = {one for (one,) in await store.fetch("SELECT content FROM quarantine")}
+    refused = await store.fetch("SELECT detail FROM quarantine WHERE reason = 'refused_by_store'")
+    sent = world.source.sent
+    faults = [
+        f"acknowledged and lost: {sent[one].raw!r}"
+        for one in sorted(world.source.acknowledged - kept - stored.keys())
+    ]
+    faults += [f"stored {n} times: {sent[one].raw!r}" for one, n in stored.items() if n > 1]
+    faults += [f"stored but never sent: {one}" for one in stored if one not in sent]
+    faults += [f"refused by the store: {detail}" for (detail,) in refused]
+    return faults
+
+
+async def _told_faults(world: SimWorld, store: Store) -> list[str]:
+    """Every notification that is due was received, with one body under its id."""
+    faults = []
+    rows = await store.fetch(
+        "SELECT d.id, d.endpoint, d.state, d.type, d.version, a.key FROM deliveries d "
+        "JOIN aggregates a ON a.id = d.aggregate_id"
+    )
+    known: dict[str, set[str]] = {name: set() for name in ENDPOINTS}
+    for one, name, state, kind, version, key in rows:
+        known[name].add(one)
+        calls = world.endpoints[name].calls.get(one, [])
+        if state == "delivered" and not any(call.answered == 200 for call in calls):
+            faults.append(f"{one} to {name} counts as {state} but was never received")
+        elif state != "delivered":
+            faults.append(f"{one} to {name} is {state}")
+        bodies = {call.body for call in calls}
+        if len(bodies) > 1:
+            faults.append(f"{one} to {name} has {len(bodies)} bodies")
+        for body in bodies:
+            told = orjson.loads(body)
+            if (told["type"], told["data"]["version"], told["data"]["id"]) != (kind, version, key):
+                faults.append(f"{one} to {name} tells something else: {body!r}")
+    faults += [
+        f"{name} was told {one}, which does not exist"
+        for name, endpoint in world.endpoints.items()
+        for one in endpoint.calls.keys() - known[name]
+    ]
+    transitions = await store.fetch("SELECT type FROM transitions")
+    due = sum(
+        1 + kind.startswith("consent.") for (kind,) in transitions
+    )  # the first endpoint wants all, the second what concerns consents
+    if due != len(rows):
+        faults.append(f"{due} notifications are due, {len(rows)} exist")
+    return faults
+
+
+def _spool_faults(world: SimWorld) -> list[str]:
+    """Nothing is left on disk beside the files that are in use."""
+    folder = Path(world.config.receiver.spool)
+    return [f"left in the spool: {path.name}" for path in sorted(folder.glob("damaged-*.db"))]
+
+
+def observer(world: SimWorld, folder: Path) -> tuple[Life, Store, str]:
+    """A process of the judge's own, and its store."""
+    life = Life(world.loop, "judge")
+    url = f"sqlite:///{folder}/store.db"
+    store = life.context.run(open_store, StoreConfig(url=Secret(url)))
+    return life, store, url
