@@ -10,8 +10,9 @@ PYTHON ?= $(shell deploy/find-python.sh)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench
 
-.PHONY: help setup demo run test test-browser screenshots test-deep test-rabbitmq4 test-pgbouncer chaos-sim chaos-mutants lint format check-bare clean
+.PHONY: help setup demo run test test-browser screenshots test-deep test-rabbitmq4 test-pgbouncer chaos-sim chaos-mutants bench bench-short lint format check-bare clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +59,20 @@ chaos-sim: $(STAMP) ## Simulate seeds: SEED=123 shows one and all that happens i
 
 chaos-mutants: $(STAMP) ## Plant each known mistake and see that the simulation catches it
 	@$(BIN)/python -m tests.chaos.simulated --mutants $(ARGS)
+
+$(BENCH_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: $(BENCH_STAMP) ## Measure against limits and peers (25 min); writes tests/benchmarks/results.*
+	@$(BIN)/python -m deploy.local prepare
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-short: $(BENCH_STAMP) ## Less of it, in 4 minutes; writes var/bench.*
+	@$(BIN)/python -m deploy.local prepare
+	@mkdir -p var
+	$(BIN)/python -m tests.benchmarks --short --out var/bench $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the rules of who may import whom
 	$(BIN)/ruff check .

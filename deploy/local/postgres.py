@@ -47,6 +47,13 @@ class Postgres:
         self.port = free_port()
 
     @property
+    def pid(self) -> int:
+        """The server's first process, once started."""
+        if self._process is None:
+            raise RuntimeError("PostgreSQL is not running")
+        return self._process.pid
+
+    @property
     def programs(self) -> Path:
         """The folder of ``pg_dump`` and the others, once started."""
         return self._binary("postgres").parent

@@ -1,0 +1,151 @@
+"""Everything that is measured: ``make bench``, ``make bench-short``.
+
+``python -m tests.benchmarks --parts ingest,processing`` measures parts of it and keeps what the
+files have of the others; ``--parts ""`` only writes table and plot anew. README.md here says what
+each figure means.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import uvloop
+from msgspec import Struct
+
+from tests.benchmarks import calling, ingest, processing, report, sides
+from tests.benchmarks.results import Book
+from tests.benchmarks.rig import Rig, rig
+from tests.benchmarks.sides import CORREIO, FASTSTREAM
+
+HERE = Path(__file__).parent
+
+
+class Size(Struct, frozen=True):
+    """How much is measured.
+
+    Attributes:
+        seconds: of each ingest.
+        count: events that a worker of ours works off; a peer gets a quarter.
+        calls: callbacks that are made.
+    """
+
+    rounds: int
+    seconds: float
+    count: int
+    calls: int
+    batches: tuple[int, ...]
+
+
+FULL = Size(rounds=3, seconds=4.0, count=60_000, calls=20_000, batches=(1, 10, 50, 500))
+SHORT = Size(rounds=1, seconds=2.0, count=20_000, calls=10_000, batches=(1, 10, 50))
+
+
+async def ingest_part(rig: Rig, book: Book, size: Size) -> None:
+    """One receiver process against the limits and FastStream."""
+    for _ in range(size.rounds):
+        await ingest.raw(rig, book, seconds=size.seconds)
+        for batch in size.batches:
+            await ingest.receiving(rig, book, CORREIO, batch=batch, seconds=size.seconds)
+            await ingest.noop(rig, book, batch=batch, seconds=size.seconds)
+            await ingest.receiving(rig, book, FASTSTREAM, batch=batch, seconds=size.seconds)
+
+
+async def latency_part(rig: Rig, book: Book, size: Size) -> None:
+    """Acknowledgement at shares of the highest rate."""
+    found = book.find(ingest.measure(10), CORREIO.name)
+    for _ in range(size.rounds):
+        highest = found.median if found else await ingest.receiving(
+            rig, book, CORREIO, batch=10, seconds=size.seconds
+        )  # fmt: skip
+        for share in (0.2, 0.5, 0.8):
+            await ingest.acknowledging(
+                rig, book, share=share, highest=highest, seconds=size.seconds, store="sqlite"
+            )
+
+
+async def processing_part(rig: Rig, book: Book, size: Size) -> None:
+    """One events worker against the limit and FastStream."""
+    for _ in range(size.rounds):
+        await processing.consuming(rig, book, count=size.count)
+        for store in ("sqlite", "postgres"):
+            await processing.processing(rig, book, CORREIO, store=store, count=size.count)
+            await processing.processing(rig, book, FASTSTREAM, store=store, count=size.count // 4)
+
+
+async def together_part(rig: Rig, book: Book, size: Size) -> None:
+    """Receiver and worker against FastStream's."""
+    for _ in range(size.rounds):
+        for store in ("sqlite", "postgres"):
+            await processing.together(rig, book, CORREIO, store=store, count=size.count)
+            await processing.together(rig, book, FASTSTREAM, store=store, count=size.count // 4)
+
+
+async def callbacks_part(rig: Rig, book: Book, size: Size) -> None:
+    """One callbacks worker against a bare client."""
+    for _ in range(size.rounds):
+        await calling.posting(rig, book, seconds=size.seconds)
+        for endpoints in (1, 1_000):
+            await calling.calling(rig, book, store="sqlite", endpoints=endpoints, count=size.calls)
+        await calling.calling(rig, book, store="postgres", endpoints=1, count=size.calls)
+
+
+async def peers_part(rig: Rig, book: Book, size: Size) -> None:
+    """The other peers."""
+    for _ in range(size.rounds):
+        for side in sides.OTHERS:
+            for batch in size.batches:
+                await ingest.receiving(rig, book, side, batch=batch, seconds=size.seconds)
+            for store in ("sqlite", "postgres"):
+                await processing.processing(rig, book, side, store=store, count=size.count // 8)
+                await processing.together(rig, book, side, store=store, count=size.count // 8)
+
+
+PARTS: dict[str, Callable[[Rig, Book, Size], Awaitable[None]]] = {
+    "ingest": ingest_part,
+    "latency": latency_part,
+    "processing": processing_part,
+    "together": together_part,
+    "callbacks": callbacks_part,
+    "peers": peers_part,
+}
+
+
+async def measure(book: Book, parts: list[str], size: Size) -> None:
+    """Measure the parts one after another; each is saved when it is complete."""
+    async with rig() as made:
+        for name in parts:
+            began = time.monotonic()
+            book.begin(name)
+            await PARTS[name](made, book, size)
+            book.facts |= {
+                "machine": f"{psutil.cpu_count()} cores, Python {platform.python_version()}",
+                f"seconds of {name}": f"{time.monotonic() - began:.0f}",
+            }
+            book.save()
+
+
+def main() -> None:
+    """Run as asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--short", action="store_true", help="one round, less of everything")
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="without an ending")
+    options = parser.parse_args()
+    size = SHORT if options.short else FULL
+    if options.rounds:
+        size = Size(**{**{name: getattr(size, name) for name in size.__struct_fields__},
+                       "rounds": options.rounds})  # fmt: skip
+    book = Book(options.out.with_suffix(".json"))
+    if options.parts:
+        uvloop.run(measure(book, options.parts.split(","), size))
+    report.write(book, options.out.with_suffix(".md"))
+    report.plot(book, options.out.with_suffix(".svg"))
+    print("\n".join(report.bar_lines(book)))
+
+
+if __name__ == "__main__":
+    main()
