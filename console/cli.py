@@ -10,7 +10,17 @@ from collections.abc import Sequence
 import click
 from click.shell_completion import get_completion_class
 
-from console import conflicts, deliveries, doctor, endpoints, look, quarantine, reconcile, setup
+from console import (
+    conflicts,
+    deliveries,
+    doctor,
+    endpoints,
+    look,
+    quarantine,
+    reconcile,
+    retention,
+    setup,
+)
 from console.context import NO, USAGE
 from shared.errors import ConfigError, CorreioError
 
@@ -46,6 +56,7 @@ for command in (
     endpoints.endpoints,
     conflicts.conflicts,
     reconcile.reconcile,
+    retention.retention,
 ):
     cli.add_command(command)
 

@@ -137,7 +137,7 @@ async def one_delivery(context: Context, id: str) -> dict[str, Any] | None:  # n
         row = await queries.delivery(id)
         if row is None:
             return None
-        attempts = (await queries.attempts_of([id])).get(id, [])
+        attempts = (await queries.attempts_of([row])).get(id, [])
         answer = delivery_answer(row, attempts)
         for made, attempt in zip(answer["attempts"], attempts, strict=True):
             made["answer"] = mask(attempt.answer.decode("utf-8", "replace")) or None

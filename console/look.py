@@ -300,7 +300,7 @@ async def trace_answer(context: Context, name: str) -> dict[str, Any]:
             for one in await queries.deliveries_of(list({**keys, **by_event}))
             if (one.aggregate, one.version) in wanted
         ]
-        attempts = await queries.attempts_of([one.id for one in deliveries])
+        attempts = await queries.attempts_of(deliveries)
     return {
         "events": [_event(one) for one in events],
         "transitions": [_transition(row) for _, row in transitions],

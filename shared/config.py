@@ -29,6 +29,8 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Days = Annotated[float, Meta(ge=0)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -139,6 +141,22 @@ class CallbacksConfig(Struct, frozen=True, forbid_unknown_fields=True):
     release_rate: PositiveInt = 100
 
 
+class RetentionConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many days each thing is kept, 0 for ever (see `shared.store.retention`)."""
+
+    interval: PositiveSeconds = 3_600.0
+    share: Share = 0.25
+    payload_days: Days = 90.0
+    attempt_days: Days = 90.0
+    ended_days: Days = 365.0
+    deleted_days: Days = 1_825.0
+    undelivered_days: Days = 730.0
+    quarantine_open_days: Days = 365.0
+    quarantine_resolved_days: Days = 30.0
+    audit_days: Days = 1_825.0
+    sample_days: Days = 7.0
+
+
 class OpsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Health and metrics port of every process; port 0 takes any free one."""
 
@@ -211,6 +229,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     receiver: ReceiverConfig = field(default_factory=ReceiverConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
     ops: OpsConfig = field(default_factory=OpsConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -221,8 +240,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 SECTIONS: tuple[str, ...] = (
-    "broker", "store", "receiver", "events", "callbacks", "ops", "console", "log",
-    "telemetry",
+    "broker", "store", "receiver", "events", "callbacks", "retention", "ops", "console",
+    "log", "telemetry",
 )  # fmt: skip
 
 

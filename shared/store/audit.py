@@ -20,6 +20,11 @@ PAGE = 500
 _LABELS = ", ".join(f"'{one.value}'" for one in Label)
 _STATES = ", ".join(f"'{one.value}'" for one in DeliveryState)
 
+_ATTEMPTS_KEPT = (
+    "d.created_at >= coalesce((SELECT kept_since FROM retention WHERE kind = 'attempts'), 0)"
+)
+"""Whether no attempt of a delivery has gone for its age."""
+
 _COUNTED = {
     "every stored event has exactly one label": (
         f"SELECT count(*) FROM events WHERE label NOT IN ({_LABELS})"  # noqa: S608 - our own constants
@@ -56,13 +61,16 @@ _COUNTED = {
         f"SELECT count(*) FROM deliveries WHERE state NOT IN ({_STATES})"  # noqa: S608 - our own constants
     ),
     "attempts are numbered without a gap and counted": (
-        "SELECT count(*) FROM deliveries d LEFT JOIN "
+        "SELECT count(*) FROM deliveries d LEFT JOIN "  # noqa: S608 - our own constants
         "(SELECT delivery_id, count(*) AS n, max(number) AS top FROM attempts "
         "GROUP BY delivery_id) a ON a.delivery_id = d.id "
-        "WHERE d.attempts <> coalesce(a.n, 0) OR d.attempts <> coalesce(a.top, 0)"
+        "WHERE coalesce(a.n, 0) > d.attempts OR coalesce(a.top, 0) > d.attempts "
+        f"OR ({_ATTEMPTS_KEPT} AND (d.attempts <> coalesce(a.n, 0) "
+        "OR d.attempts <> coalesce(a.top, 0)))"
     ),
     "what is delivered has a successful attempt": (
-        "SELECT count(*) FROM deliveries d WHERE d.state = 'delivered' AND NOT EXISTS "
+        "SELECT count(*) FROM deliveries d WHERE d.state = 'delivered' "  # noqa: S608 - our own constants
+        f"AND {_ATTEMPTS_KEPT} AND NOT EXISTS "
         "(SELECT 1 FROM attempts a WHERE a.delivery_id = d.id AND a.status BETWEEN 200 AND 299)"
     ),
 }

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from shared.domain.keys import AggregateKey
+from shared.store.retention import Kind, Limits, Page, Step
 from shared.store.rows import (
     Aggregate,
     AttemptRecord,
@@ -135,6 +136,29 @@ class DeliveryStore(Protocol):
         ...
 
 
+class RetentionStore(Protocol):
+    """What keeps age in bounds. Each method is one step that holds writers up for a moment only."""
+
+    async def make_room(self, *, now: int) -> None:
+        """Make what the rows of today and of the next days need."""
+        ...
+
+    async def forget(self, kind: Kind, *, before: int, after: str | int | None, limit: int) -> Step:
+        """Remove some payloads or attempts from before then, about `limit` of them.
+
+        PostgreSQL drops a whole day if it can. Begins after the key `after`, None for the start.
+        """
+        ...
+
+    async def ended(self, limits: Limits, *, links: bool, after: int, limit: int) -> Page:
+        """The next `limit` aggregates by id, and which of them may go: links, or the others."""
+        ...
+
+    async def purge(self, ids: Sequence[int], limits: Limits, *, links: bool) -> Step:
+        """Remove those of these aggregates that may still go, with all that belongs to them."""
+        ...
+
+
 Statement = tuple[str, Sequence[Any]]
 """SQL that both databases understand, with ``?`` for each value, and the values."""
 
@@ -151,7 +175,7 @@ class SqlStore(Protocol):
         ...
 
 
-class Store(EventStore, DeliveryStore, SqlStore, Protocol):
+class Store(EventStore, DeliveryStore, RetentionStore, SqlStore, Protocol):
     """A whole store, as `shared.store.open.open_store` gives it."""
 
     async def start(self) -> None:

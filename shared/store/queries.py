@@ -18,6 +18,9 @@ from shared.store.rows import Aggregate
 TRACE_LIMIT = 1_000
 CHUNK = 500
 
+CLOCKS_APART = 3_600_000
+"""Milliseconds by which the clocks of two machines may differ."""
+
 
 class EventRow(Struct, frozen=True):
     """An event received."""
@@ -230,12 +233,14 @@ class Queries:
         )
         return [_delivery(row) for row in rows]
 
-    async def attempts_of(self, delivery_ids: Sequence[str]) -> dict[str, list[AttemptRow]]:
+    async def attempts_of(self, deliveries: Sequence[DeliveryRow]) -> dict[str, list[AttemptRow]]:
         """The attempts of each delivery, in order."""
+        since = min((one.created_at for one in deliveries), default=0) - CLOCKS_APART
         rows = await self._in(
             "SELECT delivery_id, number, at, outcome, status, duration_ms, error, answer "
-            "FROM attempts WHERE delivery_id IN ({}) ORDER BY delivery_id, number",
-            delivery_ids,
+            f"FROM attempts WHERE delivery_id IN ({{}}) AND at >= {since} "
+            "ORDER BY delivery_id, number",
+            [one.id for one in deliveries],
         )
         found: dict[str, list[AttemptRow]] = {}
         for row in rows:

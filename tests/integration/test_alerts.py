@@ -37,6 +37,8 @@ HEALTHY = {
     'correio_spool_full_total{instance="a"}': f"0{STILL}",
     'correio_spool_damaged_total{instance="a"}': f"0{STILL}",
     'correio_events_paused{instance="c"}': f"0{STILL}",
+    'correio_retention_ended_timestamp_seconds{instance="c"}': f"0+60x{MINUTES}",
+    'correio_retention_interval_seconds{instance="c"}': f"300{STILL}",
     'correio_callbacks_paused{instance="d"}': f"0{STILL}",
     **{
         f'correio_queue_{figure}{{queue="correio.{queue}",instance="{seen_by}"}}': f"{value}{STILL}"
@@ -144,6 +146,10 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
     "deliveries exhausted": (
         {'correio_callbacks_deliveries_total{endpoint="crm",state="exhausted"}': f"2+1x{MINUTES}"},
         {"CorreioDeliveriesExhausted": {"endpoint": "crm"}},
+    ),
+    "retention late": (
+        {'correio_retention_ended_timestamp_seconds{instance="c"}': f"0{STILL}"},
+        {"CorreioRetentionLate": {}},
     ),
     "backlog": (
         {'correio_consumer_oldest_message_age_seconds{queue="correio.events"}': f"90{STILL}"},

@@ -305,6 +305,28 @@ async def test_books_that_were_tampered_with(
     assert any(check in one["name"] for one in answer["checks"] if not one["ok"])
 
 
+async def test_what_is_over_its_age_is_shown_and_then_removed(
+    correio: Cli, filled: Store, store_url: str
+) -> None:
+    text = correio.path.read_text()
+    correio.path.write_text(f"{text}\n[retention]\npayload_days = 30\naudit_days = 0\n")
+    shown = await correio("retention")
+    due = {one["kind"]: one for one in shown["due"]}
+    assert (due["payloads"]["days"], due["payloads"]["count"]) == (30, 10)
+    assert (due["audit"]["before"], due["audit"]["count"]) == (None, None)
+    assert due["attempts"]["count"] == 0
+    assert shown["oldest"]["payloads"] == ev.iso(ev.EPOCH)
+    assert "payloads" in await correio.text("retention")
+    assert books.fetch(store_url, "SELECT count(*) FROM payloads") == [(10,)]
+    assert (await correio("retention", "--yes"))["removed"]["payloads"] == 10
+    assert books.fetch(store_url, "SELECT count(*) FROM payloads") == [(0,)]
+    assert (await correio("retention"))["endedAt"] > shown["endedAt"]
+    assert (await correio("reconcile"))["balanced"]
+    assert books.fetch(store_url, "SELECT action FROM audit") == [("retention",)]
+    await filled.change([("UPDATE leases SET held_until = ?", (2**50,))])
+    assert await correio("retention", "--yes", exits=1) == {"removed": None}
+
+
 async def test_migrate_may_be_repeated(
     tmp_path: Path, broker_url: str, empty_store_url: str
 ) -> None:

@@ -26,7 +26,7 @@ _behind: dict[str, str] = {}  # where PgBouncer listens → where PostgreSQL doe
 _TEMPLATE = "migrated"
 _TABLES = (
     "aggregates", "events", "payloads", "history", "transitions", "deliveries", "attempts",
-    "quarantine", "endpoints", "audit", "samples",
+    "quarantine", "endpoints", "audit", "samples", "leases", "retention",
 )  # fmt: skip
 
 

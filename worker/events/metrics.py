@@ -34,3 +34,19 @@ LAG_SECONDS = Histogram(
 SPLITS = Counter("correio_events_batch_splits_total", "Batches split to find a culprit.")
 CONFLICTS = Counter("correio_events_conflicts_total", "Transactions run again after a conflict.")
 PAUSED = Gauge("correio_events_paused", "1 while consumption is paused for the store.")
+
+RETENTION_REMOVED = Counter(
+    "correio_retention_removed_total", "Rows removed for their age.", ("table",)
+)
+RETENTION_FAILURES = Counter(
+    "correio_retention_failures_total", "Passes that broke off and will be made again."
+)
+RETENTION_ENDED = Gauge(
+    "correio_retention_ended_timestamp_seconds", "When a pass last came to its end."
+)
+RETENTION_INTERVAL = Gauge(
+    "correio_retention_interval_seconds", "How long after its end the next pass is due."
+)
+RETENTION_OLDEST = Gauge(
+    "correio_retention_oldest_timestamp_seconds", "When the oldest row was made.", ("table",)
+)

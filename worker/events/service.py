@@ -16,6 +16,7 @@ from shared.ops import Check
 from shared.store.open import open_store
 from shared.store.port import Store
 from worker.events.apply import Applier
+from worker.events.keeper import Keeper
 from worker.events.pipeline import Apply, Pipeline
 
 log = get_logger(__name__)
@@ -47,6 +48,7 @@ class EventsService:
             config.broker, name="worker events, dead letters", queue=topology.DEAD, prefetch=100
         )
         self._applier = Applier(store, config, clock=clock)
+        self._keeper = Keeper(store, config.retention, clock=clock)
         self._watch = QueueWatch(config.broker, (self._events, self._dead), clock=clock)
 
     @property
@@ -79,6 +81,7 @@ class EventsService:
                 group.create_task(self._dead.run()),
                 group.create_task(self._watch.run()),
                 group.create_task(self._settle()),
+                group.create_task(self._keeper.run()),
             ]
             pipelines = [
                 group.create_task(self._pipeline(self._events, self._applier.apply).run(stop)),

@@ -51,14 +51,15 @@ RETURNING d.id
 
 _LOCK = "SELECT id FROM deliveries WHERE id = ANY (%s) ORDER BY id FOR UPDATE"
 
+# Attempts go by their age, so their number is counted at the delivery and never from what is left.
 _INSERT_ATTEMPTS = """
 INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer)
-SELECT n.id, greatest(n.number, 1 + coalesce(
-           (SELECT max(a.number) FROM attempts a WHERE a.delivery_id = n.id), 0)),
+SELECT n.id, greatest(n.number, d.attempts + 1),
        n.at, n.duration_ms, n.outcome, n.status, n.error, n.answer
 FROM unnest(%b::text[], %b::integer[], %b::bigint[], %b::integer[], %b::text[], %b::integer[],
             %b::text[], %b::bytea[])
     AS n (id, number, at, duration_ms, outcome, status, error, answer)
+JOIN deliveries d ON d.id = n.id
 """
 
 _MOVE = """
@@ -74,16 +75,12 @@ WHERE d.id = n.id AND (
 RETURNING d.id
 """
 
-_FREE = """
-UPDATE deliveries d SET lease = NULL, lease_until = NULL
-FROM unnest(%b::text[], %b::text[]) AS n (id, lease)
-WHERE d.id = n.id AND d.lease = n.lease
-"""
-
-_COUNT_ATTEMPTS = """
-UPDATE deliveries d
-SET attempts = (SELECT count(*) FROM attempts a WHERE a.delivery_id = d.id)
-WHERE d.id = ANY (%s)
+_COUNT_AND_FREE = """
+UPDATE deliveries d SET
+    attempts = greatest(n.number, d.attempts + 1),
+    lease = CASE WHEN d.lease = n.lease THEN NULL ELSE d.lease END,
+    lease_until = CASE WHEN d.lease = n.lease THEN NULL ELSE d.lease_until END
+FROM unnest(%b::text[], %b::text[], %b::integer[]) AS n (id, lease, number) WHERE d.id = n.id
 """
 
 _RELEASE_LEASES = """
@@ -157,7 +154,6 @@ class PostgresDeliveries(PostgresPart):
             await execute(connection, _LOCK, (ids,))
             for turn in _turns(attempts):
                 moved += await _record(connection, turn)
-            await execute(connection, _COUNT_ATTEMPTS, (ids,))
         return moved
 
     async def release_leases(self, ids: Collection[str], *, lease: str, now: int) -> None:
@@ -228,5 +224,6 @@ async def _record(connection: Connection, attempts: Sequence[AttemptRecord]) -> 
         for one in attempts
     ]  # fmt: skip
     moved = [one for (one,) in await rows(connection, _MOVE, columns(moves))]
-    await insert_all(connection, _FREE, [(one.delivery_id, one.lease) for one in attempts])
+    counted = [(one.delivery_id, one.lease, one.number) for one in attempts]
+    await insert_all(connection, _COUNT_AND_FREE, counted)
     return moved

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from shared.domain import aggregates
 from shared.domain.aggregates import decode_state, encode
 from shared.domain.keys import AggregateKey
+from shared.errors import StoreConflictError
 from shared.store.mapping import aggregate_values, event_values, folded_entry, transition_values
 from shared.store.postgres.columns import Blobs, Texts
 from shared.store.postgres.parts import Connection, PostgresPart, execute, insert, insert_all, rows
@@ -154,6 +155,8 @@ class PostgresEventTransaction:
         for number, kind, app, name, version, state in found:
             key = AggregateKey(kind, app, name)
             locked[key] = Aggregate(number, key, version, decode_state(state))
+        if len(locked) < len(set(keys)):  # removed for its age between the two statements
+            raise StoreConflictError("PostgreSQL: an aggregate was removed meanwhile")
         return locked
 
     async def histories(self, aggregate_ids: Collection[int]) -> dict[int, list[FoldedEntry]]:

@@ -2,10 +2,11 @@
 
 import psycopg
 
+from shared.clock import SystemClock
+from shared.store.postgres.partitions import LOCK, make_parts
 from shared.store.postgres.parts import Connection, connection_values, execute, rows, translated
-from shared.store.schema import Applied, load_migrations, missing
+from shared.store.schema import Applied, Migration, load_migrations, missing
 
-_LOCK = 0x636F7272  # "corr": taken for the length of the transaction
 _CONNECT_TIMEOUT = 10.0
 
 _TABLE = """
@@ -39,15 +40,22 @@ async def migrate(url: str) -> list[str]:
         connection = await psycopg.AsyncConnection.connect(
             **connection_values(url, connect_timeout=_CONNECT_TIMEOUT)
         )
-        async with connection, connection.transaction():
-            await execute(connection, f"SELECT pg_advisory_xact_lock({_LOCK})")
-            await execute(connection, _TABLE)
-            todo = missing(await applied(connection), known)
-            for one in todo:
-                await execute(connection, one.sql)
-                await execute(
-                    connection,
-                    "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
-                    (one.version, one.name, one.checksum),
-                )
+        async with connection:
+            async with connection.transaction():
+                todo = await _apply(connection, known)
+            await make_parts(connection, now=SystemClock().now())
     return [one.name for one in todo]
+
+
+async def _apply(connection: Connection, known: list[Migration]) -> list[Migration]:
+    await execute(connection, f"SELECT pg_advisory_xact_lock({LOCK})")
+    await execute(connection, _TABLE)
+    todo = missing(await applied(connection), known)
+    for one in todo:
+        await execute(connection, one.sql)
+        await execute(
+            connection,
+            "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
+            (one.version, one.name, one.checksum),
+        )
+    return todo

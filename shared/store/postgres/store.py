@@ -19,10 +19,11 @@ from shared.store.postgres.parts import (
     translated,
 )
 from shared.store.postgres.pool import Pool
+from shared.store.postgres.retention import PostgresRetention
 from shared.store.schema import load_migrations, require_current
 
 
-class PostgresStore(PostgresEvents, PostgresDeliveries):
+class PostgresStore(PostgresEvents, PostgresDeliveries, PostgresRetention):
     """A whole store in one database. Prepares nothing, so PgBouncer may stand between."""
 
     def __init__(self, config: StoreConfig) -> None:

@@ -37,10 +37,10 @@ WHERE id = ?3 AND state IN ('pending', 'retrying') AND due_at <= ?4
   AND (lease_until IS NULL OR lease_until <= ?4)
 """
 
+# Attempts go by their age, so their number is counted at the delivery and never from what is left.
 _INSERT_ATTEMPT = """
 INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer)
-SELECT ?1, max(?2, coalesce(max(number), 0) + 1), ?3, ?4, ?5, ?6, ?7, ?8
-FROM attempts WHERE delivery_id = ?1
+SELECT id, max(?2, attempts + 1), ?3, ?4, ?5, ?6, ?7, ?8 FROM deliveries WHERE id = ?1
 """
 
 _MOVE = """
@@ -53,10 +53,11 @@ WHERE id = ?6 AND (
 )
 """
 
-_FREE = "UPDATE deliveries SET lease = NULL, lease_until = NULL WHERE id = ? AND lease = ?"
-
-_COUNT_ATTEMPTS = """
-UPDATE deliveries SET attempts = (SELECT count(*) FROM attempts WHERE delivery_id = ?1)
+_COUNT_AND_FREE = """
+UPDATE deliveries SET
+    attempts = max(?2, attempts + 1),
+    lease = CASE WHEN lease = ?3 THEN NULL ELSE lease END,
+    lease_until = CASE WHEN lease = ?3 THEN NULL ELSE lease_until END
 WHERE id = ?1
 """
 
@@ -202,6 +203,5 @@ def _record(connection: apsw.Connection, one: AttemptRecord) -> bool:
         (one.state.value, one.due_at, ended, one.outcome, one.error, one.delivery_id, one.lease),
     )
     moved = connection.changes() > 0
-    connection.execute(_FREE, (one.delivery_id, one.lease))
-    connection.execute(_COUNT_ATTEMPTS, (one.delivery_id,))
+    connection.execute(_COUNT_AND_FREE, (one.delivery_id, one.number, one.lease))
     return moved

@@ -14,9 +14,10 @@ from shared.store.sqlite.deliveries import SqliteDeliveries
 from shared.store.sqlite.events import SqliteEvents
 from shared.store.sqlite.migrate import applied
 from shared.store.sqlite.parts import rows
+from shared.store.sqlite.retention import SqliteRetention
 
 
-class SqliteStore(SqliteEvents, SqliteDeliveries):
+class SqliteStore(SqliteEvents, SqliteDeliveries, SqliteRetention):
     """A whole store in one file."""
 
     def __init__(self, path: Path, *, busy_timeout: float) -> None:
