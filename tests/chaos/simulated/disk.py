@@ -65,6 +65,14 @@ class SimDisk:
         lost = not spool and self.weather.strikes("store answer lost")
         return apsw.IOError("simulated") if lost else None
 
+    def write_fault(self, path: str) -> Exception | None:
+        """What keeps a write or a sync of a file from being done, deep within SQLite."""
+        if "store.db" in path:
+            return apsw.IOError("simulated") if self.weather.strikes("store write fails") else None
+        if self.weather.strikes("spool write fails"):
+            return self.weather.one_of([apsw.IOError, apsw.FullError])("simulated")
+        return None
+
     def latency(self, *, spool: bool) -> float:
         """Seconds that the next call takes."""
         if self.weather.strikes("spool slow" if spool else "store slow"):
@@ -161,20 +169,14 @@ class SimDatabase(SqliteDatabase):
         if self._jobs:
             self._schedule(self.disk.latency(spool=self._spool))
 
-    def _open(self, *, create: bool) -> None:
-        if self._connection is None:
-            super()._open(create=create)
-            assert self._connection is not None
-            self._connection.pragma("synchronous", "OFF")  # no power is ever lost here
+    def _close(self) -> None:
+        with contextlib.suppress(apsw.Error):  # SQLite itself says nothing of a fault in closing
+            super()._close()
 
     def _lost(self) -> None:
         """The process has died: the kernel closes its files."""
         self._jobs.clear()
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            connection.close()
+        self._close()
 
 
 class SimOwnedPath(spool_folder.OwnedPath):

@@ -13,6 +13,7 @@ from unittest import mock
 from msgspec import structs
 from pamqp.commands import Basic
 
+from receiver import spool_file
 from receiver.drain import Drain
 from receiver.intake import Intake
 from receiver.metrics import Route
@@ -63,6 +64,17 @@ def _answer_before_fsync() -> Any:
 
     real = Spool.append
     return mock.patch.object(Spool, "append", append)
+
+
+def _spool_without_sync() -> Any:
+    """The spool's commits are in the page cache only."""
+    real = spool_file._prepare
+
+    def prepare(connection: Any) -> Any:
+        connection.pragma("synchronous", "NORMAL")
+        return real(connection)
+
+    return mock.patch.object(spool_file, "_prepare", prepare)
 
 
 def _forget_mandatory() -> Any:
@@ -275,6 +287,7 @@ MUTANTS: dict[str, Mutant] = {
     "acknowledge before commit": _acknowledge_before_commit,
     "200 before confirm": _answer_before_confirm,
     "200 before the spool has it": _answer_before_fsync,
+    "a spool that does not sync": _spool_without_sync,
     "forget mandatory": _forget_mandatory,
     "ignore a nack": _ignore_nack,
     "ignore a return": _ignore_returns,

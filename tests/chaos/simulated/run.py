@@ -22,6 +22,7 @@ from shared.store.migrate import migrate
 from tests.chaos.simulated import amqp, disk, web
 from tests.chaos.simulated.loop import EPOCH, LIFE
 from tests.chaos.simulated.oracle import judge, observer
+from tests.chaos.simulated.strikes import PLATTER
 from tests.chaos.simulated.world import SimWorld
 
 
@@ -69,6 +70,7 @@ def simulated(world: SimWorld) -> Iterator[None]:
         ("shared.store.sqlite.store.load_migrations", lru_cache(schema.load_migrations)),
         ("shared.broker.watch.INTERVAL", 120.0),
         ("worker.callbacks.steward.INTERVAL", 4.0),
+        ("worker.events.service.SETTLE_INTERVAL", 2.0),
         ("tests.chaos.simulated.disk.SimDatabase.disk", world.disk),
         ("tests.chaos.simulated.web.SimCaller.endpoints", world.endpoints),
     ]
@@ -122,6 +124,7 @@ def run(seed: int, *, trace: bool = False) -> Verdict:
         folder = Path(name)
         shutil.copyfile(origin, folder / "store.db")
         world = SimWorld(seed, folder, line=line)
+        PLATTER.begin(world.disk.write_fault, remembers=world.loses_power)
         if trace:
             loud(world)
         with simulated(world):

@@ -84,7 +84,7 @@ def _consent(
 def _order(
     chance: random.Random, moments: Iterator[int], link: str, name: str
 ) -> list[dict[str, Any]]:
-    listed = chance.sample(PRODUCTS, chance.randrange(1, 3))
+    listed = chance.sample(PRODUCTS, chance.randrange(1, 3)) if chance.random() < 0.8 else ["all"]
     made = [ev.event(
         "product_request_received", at=next(moments), linkId=link, requestId=name, products=listed,
     )]  # fmt: skip

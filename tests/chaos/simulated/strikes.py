@@ -5,9 +5,13 @@ from typing import TYPE_CHECKING
 
 from shared.broker import topology
 from tests.chaos.simulated.loop import Life
+from tests.chaos.simulated.platter import Platter
 
 if TYPE_CHECKING:
     from tests.chaos.simulated.world import SimWorld
+
+PLATTER = Platter()
+"""The one disk of this process."""
 
 SKEW = 60_000
 """Milliseconds that a clock jumps, at the most."""
@@ -34,6 +38,14 @@ def _kill_at_a_step(world: "SimWorld") -> None:
     life = _life(world)
     if life is not None:
         life.steps_left = world.weather.chance.randrange(400)
+
+
+def _power_loss(world: "SimWorld") -> None:
+    def end() -> None:
+        for place in world.places:
+            world.kill(place)
+
+    PLATTER.lose_power(world.weather.chance, end)
 
 
 def _stop(world: "SimWorld") -> None:
@@ -136,6 +148,7 @@ def _endpoint_down(world: "SimWorld") -> None:
 STRIKES: dict[str, tuple[float, Strike]] = {
     "kill": (3.0, _kill),
     "kill at a step": (3.0, _kill_at_a_step),
+    "power loss": (2.0, _power_loss),
     "stop": (1.5, _stop),
     "stop while the store is away": (1.5, _stop_while_the_store_is_away),
     "freeze process": (1.0, _freeze_process),

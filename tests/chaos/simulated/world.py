@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def configuration(folder: Path, *, batch: int) -> Config:
             spool=str(folder / "spool"), spool_min_free_bytes=1, spool_max_bytes=40_000,
             shutdown_timeout=4.0,
         ),
-        events=EventsConfig(pause_max=1.0, batch_max=batch, prefetch=40),
+        events=EventsConfig(
+            pause_max=1.0, batch_max=batch, prefetch=40, quiet_period=5.0
+        ),
         callbacks=CallbacksConfig(
             schedule=(0.5, 1.0, *[2.0] * 400), attempt_timeout=3.0, lease_margin=2.0,
             connect_timeout=1.0, wake_grace=5.0, relay_interval=0.5, breaker_failures=4,
@@ -102,6 +105,7 @@ class SimWorld:
         )
         self.disk = SimDisk(self.loop, self.weather)
         self.endpoints = {name: SimEndpoint(name, self.loop, self.weather) for name in ENDPOINTS}
+        self._plan = self.weather.plan(seconds=CHAOS)
         self.source = SimSource(self.loop, self.weather, self._servers)
         self.faults: list[str] = []
         self.places = [
@@ -115,13 +119,18 @@ class SimWorld:
         """Write a line of the log."""
         self._line(f"{self.loop.time():9.4f} {text}")
 
+    @property
+    def loses_power(self) -> bool:
+        """Whether the disk must remember what is not synced."""
+        return any(kind == "power loss" for _, kind in self._plan)
+
     async def run(self) -> None:
         """Chaos, then calm, then until all is done."""
         for place in self.places:
             self._start(place)
         busy = self.weather.one_of([0.5, 4.0, CHAOS])
         sending = self.loop.create_task(self.source.run(seconds=busy))
-        for at, kind in self.weather.plan(seconds=CHAOS):
+        for at, kind in self._plan:
             await asyncio.sleep(max(0.0, at - self.loop.time()))
             self.say(kind)
             self.weather.seen[kind] += 1
@@ -153,6 +162,7 @@ class SimWorld:
             await self._main(place, SimClock(life))
         except Exception as error:  # noqa: BLE001 - no process may end by an error
             self.faults.append(f"{place.name} ended by {error!r}")
+            self.say("".join(traceback.format_exception(error)))
         if not place.stop.is_set():
             self.faults.append(f"{place.name} ended by itself")
         self.loop.later(0, self._ended, place, life)
