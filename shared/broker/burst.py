@@ -23,6 +23,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
+from shared.broker.faults import cancelled_ourselves
 from shared.ids import new_id
 
 PERSISTENT = 2
@@ -51,12 +52,6 @@ def fits(channel: aiormq.Channel) -> bool:
         and isinstance(getattr(channel, "max_content_size", None), int)
         and callable(getattr(channel, "create_future", None))
     )
-
-
-def cancelled_ourselves() -> bool:
-    """Whether a CancelledError is meant for the running task, and is not a closing channel's."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class _Waiting:

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from shared.broker.dial import dial
-from shared.broker.faults import LOST, translate
+from shared.broker.faults import translated
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError, CorreioError
 from shared.logs import get_logger
@@ -42,18 +42,19 @@ async def keep_connected(config: BrokerConfig, *, name: str, session: Session) -
     def lost(retry: RetryCallState) -> None:
         _heed_cancellation()
         error = retry.outcome.exception() if retry.outcome else None
-        said = str(translate(error)) if error else None
+        said = str(error) if error else None
         log.warning("broker.unavailable", worker=name, error=said, attempt=retry.attempt_number)
 
     while True:
         backoff = wait_random_exponential(multiplier=0.1, max=config.reconnect_max)
         async for attempt in AsyncRetrying(
             wait=backoff,
-            retry=retry_if_exception_type((*LOST, CorreioError)),
+            retry=retry_if_exception_type(CorreioError),
             before_sleep=lost,
         ):
             with attempt:
-                await _connect_and_serve(config, name=name, session=session)
+                async with translated():
+                    await _connect_and_serve(config, name=name, session=session)
         _heed_cancellation()
 
 

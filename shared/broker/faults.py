@@ -1,5 +1,6 @@
 """What aio-pika, aiormq and the socket raise, in Correio's own words."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -38,13 +39,27 @@ def _words(error: BaseException) -> str:
     return str(error).splitlines()[0][:200] if str(error) else "no details"
 
 
+def cancelled_ourselves() -> bool:
+    """Whether a CancelledError is meant for the running task, and is not a closing channel's."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 @contextlib.asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Raise what `translate` makes of a fault inside the block."""
+    """Raise what `translate` makes of a fault inside the block.
+
+    A connection that is found dead rejects whatever waits for it with a CancelledError. Passed
+    on, that would end the task as quietly as if we had cancelled it.
+    """
     try:
         yield
     except LOST as error:
         raise translate(error) from error
+    except asyncio.CancelledError as error:
+        if cancelled_ourselves():
+            raise
+        raise BrokerUnavailableError("the connection was found dead") from error
     except Exception as error:
         if type(error) is Exception:  # aiormq rejects what waits with it when it knows no reason
             raise BrokerUnavailableError("the channel closed") from error

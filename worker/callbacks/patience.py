@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from shared.clock import Clock
-from shared.errors import SchemaError, StoreConflictError, StoreUnavailableError
+from shared.errors import STORE_AWAY, SchemaError, StoreConflictError
 from shared.logs import get_logger
 from worker.callbacks import metrics
 
@@ -22,7 +22,7 @@ LONGEST_PAUSE: Final = 2.0
 CALM: Final = 5.0
 """Seconds without a fault after which a recovery is believed."""
 
-TRANSIENT: Final = (StoreUnavailableError, StoreConflictError)
+TRANSIENT: Final = (*STORE_AWAY, StoreConflictError)
 
 
 class Patience:
@@ -42,7 +42,7 @@ class Patience:
 
     async def start(self, start: Callable[[], Awaitable[None]]) -> None:
         """Start the store, however long it takes; a wrong schema may be put right meanwhile."""
-        await self._until(start, (StoreUnavailableError, SchemaError))
+        await self._until(start, (*STORE_AWAY, SchemaError))
 
     async def recovered(self, error: Exception) -> None:
         """Return once the store answers again after `error`."""

@@ -11,7 +11,6 @@ from shared.broker.publisher import ConfirmingPublisher
 from shared.broker.watch import QueueWatch
 from shared.clock import Clock, SystemClock
 from shared.config import Config
-from shared.errors import StoreConflictError, StoreUnavailableError
 from shared.logs import get_logger
 from shared.ops import Check
 from shared.process import run_until
@@ -26,7 +25,7 @@ from worker.callbacks.dispatch import Dispatcher
 from worker.callbacks.guard import Lookup, system_lookup
 from worker.callbacks.lanes import Lane, Lanes
 from worker.callbacks.means import Means
-from worker.callbacks.patience import Patience
+from worker.callbacks.patience import TRANSIENT, Patience
 from worker.callbacks.record import Recorder
 from worker.callbacks.relay import Relay
 from worker.callbacks.steward import Steward
@@ -138,7 +137,7 @@ class CallbacksService:
             async with asyncio.timeout(FINISHING + CLOSING):
                 await self._dispatcher.stop(grace=FINISHING)
                 await self._recorder.drained()
-        except (TimeoutError, StoreUnavailableError, StoreConflictError) as error:
+        except (TimeoutError, *TRANSIENT) as error:
             log.warning("stop.unfinished", error_type=type(error).__name__)
 
 

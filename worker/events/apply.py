@@ -155,8 +155,10 @@ class Applier:
 
     async def _quarantine(self, arrival: Arrival, reason: Reason, detail: str) -> None:
         entry = fold.quarantined(arrival, reason=reason, detail=detail)
-        async with self._store.transaction() as transaction:
-            await transaction.write(Changes(quarantined=[entry]))
+        async for attempt in _until_no_conflict():
+            with attempt:
+                async with self._store.transaction() as transaction:
+                    await transaction.write(Changes(quarantined=[entry]))
         metrics.QUARANTINED.labels(arrival.source, reason.value).inc()
         log.warning(
             "event.quarantined",

@@ -10,7 +10,7 @@ from shared.broker.consumer import BatchConsumer
 from shared.broker.watch import QueueWatch
 from shared.clock import Clock, SystemClock
 from shared.config import Config
-from shared.errors import SchemaError, StoreConflictError, StoreUnavailableError
+from shared.errors import STORE_AWAY, SchemaError, StoreConflictError
 from shared.logs import get_logger
 from shared.ops import Check
 from shared.store.open import open_store
@@ -104,14 +104,14 @@ class EventsService:
     async def _open_store(self) -> None:
         """Open the store, waiting for it for as long as it takes."""
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((StoreUnavailableError, SchemaError)),
+            retry=retry_if_exception_type((*STORE_AWAY, SchemaError)),
             wait=wait_random_exponential(multiplier=0.1, max=self._config.events.pause_max),
             sleep=self._clock.sleep,
         ):
             with attempt:
                 try:
                     await self._store.start()
-                except (StoreUnavailableError, SchemaError) as error:
+                except (*STORE_AWAY, SchemaError) as error:
                     self._store_fault = str(error)
                     log.warning("store.unavailable", error=str(error))
                     raise
@@ -127,6 +127,6 @@ class EventsService:
                 )
                 for key in keys:
                     await self._applier.settle(key)
-            except (StoreUnavailableError, StoreConflictError) as error:
+            except (*STORE_AWAY, StoreConflictError) as error:
                 log.warning("settle.failed", error_type=type(error).__name__)
             await self._clock.sleep(SETTLE_INTERVAL)

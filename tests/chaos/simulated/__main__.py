@@ -39,15 +39,19 @@ def _arguments() -> argparse.Namespace:
 
 
 def _seeds(seeds: range) -> int:
-    began, failed, seen, steps = time.monotonic(), 0, Counter[str](), 0
+    began, failed, seen, steps, healing = time.monotonic(), 0, Counter[str](), 0, []
     for seed in seeds:
         verdict = run(seed)
         seen += verdict.seen
         steps += verdict.steps
+        healing.append((verdict.healing, seed))
         if verdict.faults:
             failed += 1
             print(f"seed {seed} ({verdict.digest}):", *verdict.faults, sep="\n  ", flush=True)
     print(*(f"{count:8} {fault}" for fault, count in sorted(seen.items())), sep="\n")
+    healing.sort()
+    print(f"drained {healing[len(healing) // 2][0]:.0f} s after the last fault in the middle, "
+          f"{healing[-1][0]:.0f} s at the most (seed {healing[-1][1]})")  # fmt: skip
     took = time.monotonic() - began
     print(f"{len(seeds)} seeds, {failed} failed; {steps} steps in {took:.1f} s")
     return failed > 0

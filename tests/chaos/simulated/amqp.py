@@ -223,7 +223,7 @@ class SimChannel:
         if self._closing.done():
             raise amqp.ChannelInvalidStateError("closed")
         answer = self.create_future()
-        self._to_broker(lambda: self._back(_resolve, answer))
+        self._ask(lambda: self._back(_resolve, answer))
         await answer
 
     # aio-pika's face
@@ -258,7 +258,7 @@ class SimChannel:
     async def basic_consume(self, queue: str, take: Callable[[Any], Any]) -> None:
         self.taking = take
         answer = self.create_future()
-        self._to_broker(lambda: self._subscribe(queue, answer))
+        self._ask(lambda: self._subscribe(queue, answer))
         await answer
 
     async def basic_ack(self, tag: int, *, multiple: bool = False, **_: Any) -> None:
@@ -270,6 +270,12 @@ class SimChannel:
         await asyncio.sleep(0)
 
     # both ways over the wire
+
+    def _ask(self, arrive: Callable[[], object]) -> None:
+        """Have something happen at the broker that the client waits for."""
+        if self.broker.weather.strikes("cut while a question waits"):
+            self._to_broker(self.connection.cut)
+        self._to_broker(arrive)
 
     def _to_broker(self, arrive: Callable[[], object]) -> None:
         """Have something happen at the broker, if the connection lasts until then."""

@@ -39,6 +39,7 @@ class SimDisk:
         self.weather = weather
         self.away_until = 0.0
         self.store_full_until = 0.0
+        self.damaged_until = 0.0
         self.full_until = 0.0
 
     def free_bytes(self, _folder: Path) -> Any:
@@ -47,16 +48,22 @@ class SimDisk:
 
     def fault_before(self, *, spool: bool, conflicts: bool) -> Exception | None:
         """What keeps a call from being done at all."""
-        now, weather = self.loop.time(), self.weather
-        if spool:
-            if now < self.full_until or weather.strikes("spool disk full"):
-                return apsw.FullError("simulated")
-            return apsw.IOError("simulated") if weather.strikes("spool disk failing") else None
-        if now < self.away_until or weather.strikes("store unavailable"):
+        return self._spool_fault() if spool else self._store_fault(conflicts=conflicts)
+
+    def _spool_fault(self) -> Exception | None:
+        if self.loop.time() < self.full_until or self.weather.strikes("spool disk full"):
+            return apsw.FullError("simulated")
+        return apsw.IOError("simulated") if self.weather.strikes("spool disk failing") else None
+
+    def _store_fault(self, *, conflicts: bool) -> Exception | None:
+        now = self.loop.time()
+        if now < self.away_until or self.weather.strikes("store unavailable"):
             return apsw.CantOpenError("simulated")
+        if now < self.damaged_until:
+            return apsw.CorruptError("simulated")
         if now < self.store_full_until:
             return apsw.FullError("simulated")
-        if conflicts and weather.strikes("store conflict"):
+        if conflicts and self.weather.strikes("store conflict"):
             return StoreConflictError("simulated")
         return None
 
@@ -69,7 +76,7 @@ class SimDisk:
         """What keeps a write or a sync of a file from being done, deep within SQLite."""
         if "store.db" in path:
             return apsw.IOError("simulated") if self.weather.strikes("store write fails") else None
-        if self.weather.strikes("spool write fails"):
+        if path.endswith("-wal") and self.weather.strikes("spool write fails"):
             return self.weather.one_of([apsw.IOError, apsw.FullError])("simulated")
         return None
 
@@ -168,6 +175,11 @@ class SimDatabase(SqliteDatabase):
             job.ended.set_result(result)
         if self._jobs:
             self._schedule(self.disk.latency(spool=self._spool))
+
+    def _open(self, *, create: bool) -> None:
+        super()._open(create=create)
+        if self._connection is not None:
+            self._connection.wal_autocheckpoint(16)  # pages: what takes a busy hour otherwise
 
     def _close(self) -> None:
         with contextlib.suppress(apsw.Error):  # SQLite itself says nothing of a fault in closing

@@ -30,6 +30,7 @@ class Life:
     Attributes:
         skew: milliseconds that its wall clock differs from the true one.
         steps_left: steps until it is killed; None for no end in sight.
+        was_frozen: whether it has ever stood still.
         endings: called when it dies.
     """
 
@@ -39,6 +40,7 @@ class Life:
         self.dead = False
         self.skew = 0
         self.steps_left: int | None = None
+        self.was_frozen = False
         self.on_spent: Callable[[], None] = lambda: None
         self.endings: list[Callable[[], None]] = []
         self.tasks: list[asyncio.Task[Any]] = []
@@ -62,6 +64,7 @@ class Life:
 
     def stop_for(self, seconds: float) -> None:
         """Stand still, as after SIGSTOP; what arrives meanwhile waits."""
+        self.was_frozen = True
         self._held_until = max(self._held_until, self.loop.time() + seconds)
         self.loop.later(self._held_until - self.loop.time(), self._go_on)
 

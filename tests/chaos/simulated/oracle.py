@@ -7,11 +7,11 @@ from pathlib import Path
 import orjson
 
 from shared.config import Secret, StoreConfig
+from shared.domain.product_request import ProductRequestState
 from shared.store.audit import audit
 from shared.store.open import open_store
 from shared.store.port import Store
 from shared.store.spool import measure_spool
-from shared.domain.product_request import ProductRequestState
 from tests.chaos.simulated.loop import EPOCH, Life
 from tests.chaos.simulated.world import ENDPOINTS, HEALED, SimWorld
 from tests.support import books
@@ -64,6 +64,8 @@ async def judge(world: SimWorld, store: Store, url: str) -> list[str]:
     faults += await _events_faults(world, store)
     faults += await _told_faults(world, store)
     after = books.read(url)
+    for reason, count in after.quarantined.items():
+        world.weather.seen[f"(quarantined: {reason})"] += count
     try:
         books.check(after)
         _settle(after)

@@ -41,7 +41,9 @@ class Image:
             fate = chance.random()
             if fate < 0.4:
                 continue
-            kept = data if fate < 0.8 else data[: SECTOR * chance.randrange(1 + len(data) // SECTOR)]
+            kept = (
+                data if fate < 0.8 else data[: SECTOR * chance.randrange(1 + len(data) // SECTOR)]
+            )
             if len(left) < offset:
                 left.extend(bytes(offset - len(left)))
             left[offset : offset + len(kept)] = kept

@@ -32,13 +32,14 @@ class Verdict(Struct):
     Attributes:
         digest: of everything that happened; the same for every run of the seed.
         seen: fault → how often it struck.
+        healing: simulated seconds from the last fault until everything had drained.
     """
 
     seed: int
     faults: list[str]
     digest: str
     steps: int
-    seconds: float
+    healing: float
     seen: Counter[str]
 
 
@@ -134,11 +135,13 @@ def run(seed: int, *, trace: bool = False) -> Verdict:
     calls = sum(len(made) for one in world.endpoints.values() for made in one.calls.values())
     world.say(
         f"{len(world.source.sent)} sent, {len(world.source.acknowledged)} acknowledged, "
-        f"{calls} calls, {world.loop.steps} steps, {sorted(world.weather.seen.items())}, {faults}"
+        f"answered {sorted(world.source.statuses)}, {calls} calls, {world.loop.steps} steps"
     )
+    world.say(f"{sorted(world.weather.seen.items())}, {faults}")
     return Verdict(
-        seed, faults, digest.hexdigest()[:16], world.loop.steps, world.loop.time(),
-        world.weather.seen,
+        seed, faults, digest.hexdigest()[:16], world.loop.steps,
+        world.loop.time() - world.healed_at,
+        world.weather.seen + Counter(f"(answered {one})" for one in world.source.statuses),
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def _power_loss(world: "SimWorld") -> None:
 
 
 def _stop(world: "SimWorld") -> None:
-    world.weather.one_of(world.places).stop.set()
+    world.stop(world.weather.one_of(world.places))
 
 
 def _stop_while_the_store_is_away(world: "SimWorld") -> None:
@@ -57,7 +57,7 @@ def _stop_while_the_store_is_away(world: "SimWorld") -> None:
     world.disk.away_until = world.loop.time() + seconds + 1
     for one in world.places:
         if one.role != "receiver":
-            world.loop.later(seconds, one.stop.set)
+            world.loop.later(seconds, world.stop, one)
 
 
 def _freeze_process(world: "SimWorld") -> None:
@@ -127,6 +127,10 @@ def _store_away(world: "SimWorld") -> None:
     world.disk.away_until = world.loop.time() + world.weather.between(0.2, 5)
 
 
+def _store_damaged(world: "SimWorld") -> None:
+    world.disk.damaged_until = world.loop.time() + world.weather.between(0.2, 5)
+
+
 def _store_full(world: "SimWorld") -> None:
     world.disk.store_full_until = world.loop.time() + world.weather.between(0.2, 5)
 
@@ -163,6 +167,7 @@ STRIKES: dict[str, tuple[float, Strike]] = {
     "callback messages lost": (1.0, _callback_messages_lost),
     "store away": (1.0, _store_away),
     "store full": (0.7, _store_full),
+    "store damaged": (0.7, _store_damaged),
     "disk full": (1.0, _disk_full),
     "endpoint gone": (0.5, _endpoint_gone),
     "endpoint down": (1.0, _endpoint_down),

@@ -18,6 +18,7 @@ RATES: dict[str, tuple[float, float]] = {
     "delivery held back": (0.02, 0.4),
     "connection half open": (0.1, 1.0),
     "connect refused": (0.05, 0.5),
+    "cut while a question waits": (0.005, 0.05),
     # store and spool
     "store unavailable": (0.005, 0.06),
     "store answer lost": (0.005, 0.06),

@@ -40,8 +40,11 @@ from worker.events.service import EventsService
 CHAOS = 12.0
 """Seconds in which the source sends and faults strike."""
 
-HEALED = 900.0
+HEALED = 150.0
 """Seconds in which everything must have drained after the last fault."""
+
+GRACE = 25.0
+"""Seconds in which a process must have stopped, whatever is wrong around it."""
 
 ENDPOINTS = {"crm": ("*",), "audit": ("consent.*",)}
 
@@ -101,13 +104,14 @@ class SimWorld:
         self.config = configuration(folder, batch=chance.choice([2, 5, 20]))
         self.folder = folder
         self.broker = SimBroker(
-            self.loop, self.weather, delivery_limit=chance.choice([2, 100, 100, 100]), say=self.say
+            self.loop, self.weather, delivery_limit=chance.choice([1, 3, 100, 100]), say=self.say
         )
         self.disk = SimDisk(self.loop, self.weather)
         self.endpoints = {name: SimEndpoint(name, self.loop, self.weather) for name in ENDPOINTS}
         self._plan = self.weather.plan(seconds=CHAOS)
         self.source = SimSource(self.loop, self.weather, self._servers)
         self.faults: list[str] = []
+        self.healed_at = 0.0
         self.places = [
             Place(f"{role}{number}", role)
             for role, most in (("receiver", 2), ("events", 2), ("callbacks", 2))
@@ -190,6 +194,17 @@ class SimWorld:
             place.life = None
             self.loop.later(self._pause(), self._start_again, place)
 
+    def stop(self, place: Place) -> None:
+        """Ask a process to leave; it must do so within a grace period."""
+        life = place.life
+        place.stop.set()
+
+        def look() -> None:
+            if life is not None and not life.dead and not life.was_frozen:
+                self.faults.append(f"{place.name} did not stop within {GRACE:g} s")
+
+        self.loop.later(GRACE, look)
+
     def kill(self, place: Place) -> None:
         """End a process without a warning; it comes back."""
         if place.life is not None and not place.life.dead:
@@ -209,11 +224,13 @@ class SimWorld:
         """No fault strikes any more, and what an operator has to mend is mended."""
         self.say("calm")
         self.weather.calm = True
+        self.healed_at = self.loop.time()
         for life in self.lives:
             life.steps_left = None
             life.skew = 0
         now = self.loop.time()
-        self.disk.away_until = self.disk.store_full_until = self.disk.full_until = now
+        disk = self.disk
+        disk.away_until = disk.store_full_until = disk.damaged_until = disk.full_until = now
         self.broker.alarm_until = min(self.broker.alarm_until, now)
         for endpoint in self.endpoints.values():
             endpoint.gone_until = endpoint.down_until = now

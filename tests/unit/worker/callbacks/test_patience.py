@@ -2,7 +2,12 @@ import asyncio
 
 import pytest
 
-from shared.errors import SchemaError, StoreConflictError, StoreUnavailableError
+from shared.errors import (
+    SchemaError,
+    StoreConflictError,
+    StoreDamagedError,
+    StoreUnavailableError,
+)
 from worker.callbacks.patience import LONGEST_PAUSE, Patience
 
 
@@ -46,18 +51,18 @@ def clock() -> MovedClock:
 async def test_a_start_is_waited_for_even_with_a_wrong_schema(clock: MovedClock) -> None:
     patience = Patience(Store(), clock=clock)
     assert patience.fault == "not connected yet"
-    start = Store(StoreUnavailableError("no file"), SchemaError("old"), StoreUnavailableError("x"))
+    start = Store(StoreUnavailableError("no file"), SchemaError("old"), StoreDamagedError("torn"))
     await patience.start(start)
     assert start.calls == 4
     assert patience.fault is None
 
 
 async def test_insisting_ends_when_the_store_has_taken_it(clock: MovedClock) -> None:
-    ping = Store(StoreUnavailableError("still"), StoreUnavailableError("still"))
+    ping = Store(StoreUnavailableError("still"), StoreDamagedError("still"))
     patience = Patience(ping, clock=clock)
-    work = Store(StoreUnavailableError("gone"), StoreConflictError("again"))
+    work = Store(StoreUnavailableError("gone"), StoreConflictError("again"), StoreDamagedError("x"))
     await patience.insist(work)
-    assert (work.calls, ping.calls) == (3, 4)
+    assert (work.calls, ping.calls) == (4, 5)
     assert patience.fault is None
 
 

@@ -1,0 +1,95 @@
+"""What a store in trouble may not do to the events worker: end it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from shared.config import Config
+from shared.domain.keys import AggregateKey
+from shared.errors import (
+    SchemaError,
+    StoreConflictError,
+    StoreDamagedError,
+    StoreUnavailableError,
+)
+from shared.store.rows import Changes
+from tests.support.clock import ManualClock
+from worker.events.apply import Applier
+from worker.events.arrivals import Arrival
+from worker.events.service import EventsService
+
+NOW = 1_700_000_000_000
+
+
+class Trouble:
+    """A store that fails as it is told to, and keeps what is written when it does not."""
+
+    def __init__(self, *faults: Exception) -> None:
+        self.faults = list(faults)
+        self.written: list[Changes] = []
+        self.looks = 0
+        self.calm = asyncio.Event()
+
+    def _fail(self) -> None:
+        if self.faults:
+            raise self.faults.pop(0)
+
+    async def start(self) -> None:
+        self._fail()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator["Trouble"]:
+        self._fail()
+        yield self
+
+    async def write(self, changes: Changes) -> None:
+        self.written.append(changes)
+
+    async def unsettled(self, **_: int) -> list[AggregateKey]:
+        self._fail()
+        self.calm.set()
+        await asyncio.Event().wait()
+        return []
+
+
+class Yielding(ManualClock):
+    """Lets others run while it moves."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.move(seconds)
+        await asyncio.sleep(0)
+
+
+def service(store: Any) -> EventsService:
+    return EventsService(Config(), store=store, clock=Yielding(NOW))
+
+
+async def test_a_dead_letter_is_kept_although_another_writer_came_first() -> None:
+    store: Any = Trouble(StoreConflictError("first"), StoreConflictError("second"))
+    applier = Applier(store, Config(), clock=ManualClock(NOW))
+    await applier.quarantine_dead([Arrival(b"{}", "klavi", "b", NOW)])
+    (changes,) = store.written
+    assert [one.reason for one in changes.quarantined] == ["dead_lettered"]
+
+
+@pytest.mark.parametrize(
+    "fault", [StoreUnavailableError("away"), StoreDamagedError("torn"), SchemaError("old")]
+)
+async def test_a_store_that_cannot_be_opened_is_waited_for(fault: Exception) -> None:
+    store = Trouble(fault, fault)
+    await service(store)._open_store()
+    assert store.faults == []
+
+
+@pytest.mark.parametrize(
+    "fault", [StoreUnavailableError("away"), StoreDamagedError("torn"), StoreConflictError("again")]
+)
+async def test_settling_goes_on_after_a_fault_of_the_store(fault: Exception) -> None:
+    store = Trouble(fault)
+    settling = asyncio.create_task(service(store)._settle())
+    async with asyncio.timeout(5):
+        await store.calm.wait()
+    settling.cancel()
