@@ -50,7 +50,7 @@ class Context:
     @contextlib.asynccontextmanager
     async def store(self) -> AsyncIterator[Store]:
         """The store, opened and closed again."""
-        store = open_store(self.config.store)
+        store = open_store(self.config.store, self.config.sealing)
         try:
             await store.start()
             yield store

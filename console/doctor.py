@@ -138,7 +138,7 @@ async def _store(config: Config) -> Finding:
     remedy = ""
     fault: CorreioError
     try:
-        store = open_store(config.store)
+        store = open_store(config.store, config.sealing)
         try:
             await store.start()
             await store.ping()
@@ -165,7 +165,7 @@ async def _clock(config: Config, *, now: int) -> Finding:
     That is the clock of PostgreSQL, and the newest events, none of which can be of tomorrow.
     """
     try:
-        store = open_store(config.store)
+        store = open_store(config.store, config.sealing)
         try:
             await store.start()
             newest = await Queries(store).newest_receipt()

@@ -32,7 +32,9 @@ def build(config: Config) -> "ConsoleService":
     Raises:
         ConfigError: the page would be open to others without a login.
     """
-    return ConsoleService(config, store=open_store(config.store), clock=SystemClock())
+    return ConsoleService(
+        config, store=open_store(config.store, config.sealing), clock=SystemClock()
+    )
 
 
 class SharedContext(Context):

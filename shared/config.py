@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from shared.errors import ConfigError
+from shared.sealing import KeyRing, read_key
 
 ENV_PREFIX = "CORREIO_"
 FILE_VARIABLE = "CORREIO_CONFIG"
@@ -77,6 +78,13 @@ class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
     busy_timeout: PositiveSeconds = 5.0
     pool_size: PositiveInt = 4
     connect_timeout: PositiveSeconds = 5.0
+
+
+class SealingConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys that wrap the data keys, and the one that makes tax ids searchable."""
+
+    keys: Secret = field(default_factory=lambda: Secret(""))
+    index_key: Secret = field(default_factory=lambda: Secret(""))
 
 
 class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -226,6 +234,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    sealing: SealingConfig = field(default_factory=SealingConfig)
     receiver: ReceiverConfig = field(default_factory=ReceiverConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
@@ -240,7 +249,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 SECTIONS: tuple[str, ...] = (
-    "broker", "store", "receiver", "events", "callbacks", "retention", "ops", "console",
+    "broker", "store", "sealing", "receiver", "events", "callbacks", "retention", "ops", "console",
     "log", "telemetry",
 )  # fmt: skip
 
@@ -392,6 +401,9 @@ def _is_url(text: str, schemes: Collection[str]) -> bool:
 
 def _check(config: Config, origin: str) -> None:
     """Rules that no single field can hold."""
+    KeyRing.read(config.sealing.keys.reveal())
+    if config.sealing.index_key:
+        read_key(config.sealing.index_key.reveal(), "sealing.index_key")
     for kind, names in (
         ("source", [source.name for source in config.source]),
         ("endpoint", [endpoint.id for endpoint in config.endpoint]),

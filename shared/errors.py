@@ -45,5 +45,13 @@ class StoreDamagedError(CorreioError):
     """A database file is not what it should be: torn, overwritten, or no database at all."""
 
 
+class SealingKeyError(StoreUnavailableError):
+    """A key that sealed what is stored is not configured: pause until it is."""
+
+
+class SealBrokenError(CorreioError):
+    """Something sealed does not open by its key: it was changed, or its key destroyed."""
+
+
 STORE_AWAY = (StoreUnavailableError, StoreDamagedError)
 """The store cannot work, whatever it is asked: pause until somebody has mended it."""

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import count
 
-import msgspec
 from msgspec.structs import replace
 
 from shared.config import EndpointConfig
 from shared.domain import notices
 from shared.domain.aggregates import State, status_of
+from shared.domain.private import split_data
 from shared.errors import ConfigError
 from shared.ids import new_id
 from shared.store.rows import Aggregate, Changes, DeliveryState, NewDelivery, NewTransition
@@ -69,6 +69,7 @@ class Announcer:
             count(current.version + 1), notices.notices(current.state, after), strict=False
         ):
             told = notices.data(current.key, version=version, previous=previous, state=after)
+            data, private = split_data({**told, **notice.extra})
             changes.transitions.append(
                 NewTransition(
                     aggregate_id=current.id,
@@ -78,7 +79,8 @@ class Announcer:
                     to_status=status,
                     event_seq=event_seq,
                     at=self._now,
-                    data=msgspec.json.encode({**told, **notice.extra}),
+                    data=data,
+                    private=private,
                 )
             )
             changes.deliveries += self._deliveries(current.id, version, notice.type, traceparent)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import assert_never, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from shared.domain import consent, link, product_request
 from shared.domain.consent import ConsentFact, ConsentState
@@ -94,19 +95,48 @@ def step(state: State, at: Position, fact: Fact) -> State:
 def refold(state: State, history: Iterable[tuple[Position, Fact]]) -> State:
     """Fold a whole history anew, keeping of `state` only what no event says.
 
-    What no event says: the conflicts that an operator cleared, and that a quiet period passed.
+    What no event says: the conflicts that an operator cleared, that a quiet period passed, and
+    that it was erased without an event that asked for it.
     """
     match state:
         case ConsentState():
             entries = cast("Iterable[tuple[Position, ConsentFact]]", history)
-            return consent.fold(entries, cleared=state.cleared)
+            return consent.fold(entries, cleared=state.cleared, erased_at=state.erased_at)
         case LinkState():
-            return link.fold(cast("Iterable[tuple[Position, LinkFact]]", history))
+            links = cast("Iterable[tuple[Position, LinkFact]]", history)
+            return link.fold(links, erased=state.erased)
         case ProductRequestState():
             outcomes = cast("Iterable[tuple[Position, OrderFact | OutcomeFact]]", history)
-            return product_request.fold(outcomes, settled=state.settled)
+            return product_request.fold(outcomes, settled=state.settled, erased=state.erased)
         case _ as never:
             assert_never(never)
+
+
+def erase(state: State, history: Iterable[tuple[Position, Fact]], *, at: int) -> State:
+    """What becomes of an aggregate that is erased without an event that asks for it.
+
+    A consent counts as deleted at `at`, in Unix milliseconds; nothing else changes its status.
+    """
+    match state:
+        case ConsentState():
+            return state if state.erased else refold(replace(state, erased_at=at), history)
+        case LinkState():
+            return replace(state, erased=True)
+        case ProductRequestState():
+            return product_request.erase(state)
+        case _ as never:
+            assert_never(never)
+
+
+def bare_fact(fact: Fact) -> Fact:
+    """The fact without anything personal."""
+    match fact:
+        case ConsentFact():
+            return ConsentFact(fact.change, fact.link_id)
+        case LinkFact():
+            return fact
+        case _:
+            return product_request.bare_fact(fact)
 
 
 def changed(before: State, after: State) -> bool:

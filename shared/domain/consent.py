@@ -84,6 +84,8 @@ class ConsentState(Struct, frozen=True, tag="consent", omit_defaults=True):
         conflicts: contents of the events that raised a conflict, in order.
         cleared: contents of those that an operator has cleared since.
         last: position of the latest event folded.
+        erased_at: when an operator erased it, in Unix milliseconds; None if nobody did. It counts
+            as a deletion at that time.
     """
 
     status: ConsentStatus | None = None
@@ -96,6 +98,12 @@ class ConsentState(Struct, frozen=True, tag="consent", omit_defaults=True):
     conflicts: tuple[str, ...] = ()
     cleared: tuple[str, ...] = ()
     last: Position | None = None
+    erased_at: int | None = None
+
+    @property
+    def erased(self) -> bool:
+        """Whether nothing personal may be kept of it."""
+        return self.status is _D
 
     @property
     def conflict(self) -> bool:
@@ -109,9 +117,21 @@ def position_rank(fact: ConsentFact) -> int:
 
 
 def step(state: ConsentState, at: Position, fact: ConsentFact) -> ConsentState:
-    """Fold one event that stands after all that `state` has folded."""
+    """Fold one event that stands after all that `state` has folded.
+
+    Once deleted, always deleted: so what is personal ends empty in whatever order events come.
+    """
     move = TRANSITIONS[state.status, fact.change]
     granted = move.to is _A and fact.change is _A
+    conflicts = (*state.conflicts, at.content) if move.conflict else state.conflicts
+    if move.to is _D:
+        return replace(
+            bare(state),
+            status=_D,
+            link_id=fact.link_id or state.link_id,
+            conflicts=conflicts,
+            last=at,
+        )
     return replace(
         state,
         status=move.to,
@@ -123,16 +143,40 @@ def step(state: ConsentState, at: Position, fact: ConsentFact) -> ConsentState:
         ),
         permissions_granted=fact.permissions_granted if granted else state.permissions_granted,
         expire_at=fact.expire_at if granted else state.expire_at,
-        conflicts=(*state.conflicts, at.content) if move.conflict else state.conflicts,
+        conflicts=conflicts,
         last=at,
     )
 
 
+def bare(state: ConsentState) -> ConsentState:
+    """The state without anything personal."""
+    return replace(
+        state,
+        institution_code="",
+        external_track_id="",
+        permissions_apply=(),
+        permissions_granted=(),
+        expire_at=None,
+    )
+
+
 def fold(
-    history: Iterable[tuple[Position, ConsentFact]], *, cleared: tuple[str, ...] = ()
+    history: Iterable[tuple[Position, ConsentFact]],
+    *,
+    cleared: tuple[str, ...] = (),
+    erased_at: int | None = None,
 ) -> ConsentState:
-    """Fold a whole history, in whatever order it comes; `cleared` is the operators' part."""
-    state = ConsentState(cleared=cleared)
-    for at, fact in sorted(history, key=lambda entry: entry[0]):
+    """Fold a whole history, in whatever order it comes.
+
+    Args:
+        history: what the events say.
+        cleared: the conflicts that operators cleared.
+        erased_at: when an operator erased the consent, in Unix milliseconds.
+    """
+    entries = list(history)
+    if erased_at is not None:
+        entries.append((Position(erased_at, RANK[_D], "", ""), ConsentFact(_D)))
+    state = ConsentState(cleared=cleared, erased_at=erased_at)
+    for at, fact in sorted(entries, key=lambda entry: entry[0]):
         state = step(state, at, fact)
     return state

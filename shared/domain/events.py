@@ -22,6 +22,7 @@ from shared.domain.consent import ConsentFact, ConsentStatus
 from shared.domain.keys import AggregateKey, AggregateKind, Position
 from shared.domain.link import LinkFact
 from shared.domain.product_request import OrderFact, OutcomeFact
+from shared.domain.tax_ids import normalise
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=4096)]
@@ -59,6 +60,7 @@ class Event(Struct, frozen=True):
         time: eventTime in Unix milliseconds.
         content: digest of the whole content, the same for any order of keys or white space.
         facts: what it says, of which aggregate; the first is what the event is about.
+        tax_ids: whom it names, as far as it has the form of a CPF or CNPJ; without punctuation.
     """
 
     partner_app_id: str
@@ -68,13 +70,26 @@ class Event(Struct, frozen=True):
     time: int
     content: str
     facts: tuple[tuple[AggregateKey, Fact], ...]
+    tax_ids: tuple[str, ...] = ()
+
+    @property
+    def owners(self) -> tuple[AggregateKey, ...]:
+        """The aggregates whose event this is: a link's only where it speaks of nothing else."""
+        keys = tuple(key for key, _ in self.facts if key.kind != AggregateKind.LINK)
+        return keys or (self.facts[0][0],)
 
     def position(self, fact: Fact) -> Position:
         """Where `fact` stands in the history of its aggregate."""
         return Position(self.time, rank_of(fact), self.event_id, self.content)
 
 
-class _LinkPayload(Struct, rename="camel"):
+class _Payload(Struct, rename="camel", kw_only=True):
+    # Of any type, since a tax id that cannot be read is no reason to refuse an event.
+    personal_tax_id: Any = None
+    business_tax_id: Any = None
+
+
+class _LinkPayload(_Payload):
     link_id: Id
 
 
@@ -87,7 +102,7 @@ class _Consent(Struct, rename="camel"):
     expire_at: Text | None = None
 
 
-class _ConsentPayload(Struct, rename="camel"):
+class _ConsentPayload(_Payload):
     # One object under a plural name in the documented form; an array is tolerated.
     consents: _Consent | Annotated[tuple[_Consent, ...], Meta(min_length=1)]
     link_id: Annotated[str, Meta(max_length=256)] | None = None
@@ -99,14 +114,15 @@ class _RequestBody(Struct, rename="camel"):
     institution_code: Text | None = None
     consent_ids: tuple[Text, ...] | None = None
     products: tuple[Text, ...] | None = None
+    tax_id: Any = None
 
 
-class _OrderPayload(Struct, rename="camel"):
+class _OrderPayload(_Payload):
     request_id: Id
     request_body: _RequestBody
 
 
-class _OutcomePayload(Struct, rename="camel"):
+class _OutcomePayload(_Payload):
     request_id: Id
     product: Id
     failure_reason: Text | None = None
@@ -228,6 +244,7 @@ def decode(
         time=time,
         content=content_digest(body),
         facts=tuple(_facts(message)),
+        tax_ids=_tax_ids(message.payload),
     )
     if b"\\u0000" in body and _holds_nul(event):
         return Unreadable(Reason.NUL_CHARACTER, "an id holds U+0000")
@@ -310,6 +327,14 @@ def _consent_facts(
         )
     if payload.link_id:
         yield _link(app, payload.link_id), LinkFact(consents=tuple(consents))
+
+
+def _tax_ids(payload: _Payload) -> tuple[str, ...]:
+    given = [payload.personal_tax_id, payload.business_tax_id]
+    if isinstance(payload, _OrderPayload):
+        given.append(payload.request_body.tax_id)
+    found = [tax_id for one in given if one and (tax_id := normalise(one))]
+    return tuple(dict.fromkeys(found))
 
 
 def _order(body: _RequestBody) -> OrderFact:

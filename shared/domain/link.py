@@ -24,11 +24,15 @@ class LinkFact(Struct, frozen=True, tag="link", omit_defaults=True):
 
 
 class LinkState(Struct, frozen=True, tag="link", omit_defaults=True):
-    """A link as the fold of its events; `consents` is sorted, so no order of arrival shows."""
+    """A link as the fold of its events; `consents` is sorted, so no order of arrival shows.
+
+    Nothing of it is personal; `erased` says that nothing else may be kept of its own events.
+    """
 
     created: bool = False
     consents: tuple[str, ...] = ()
     last: Position | None = None
+    erased: bool = False
 
     @property
     def status(self) -> LinkStatus:
@@ -46,9 +50,9 @@ def step(state: LinkState, at: Position, fact: LinkFact) -> LinkState:
     )
 
 
-def fold(history: Iterable[tuple[Position, LinkFact]]) -> LinkState:
-    """Fold a whole history, in whatever order it comes."""
-    state = LinkState()
+def fold(history: Iterable[tuple[Position, LinkFact]], *, erased: bool = False) -> LinkState:
+    """Fold a whole history, in whatever order it comes; `erased` is the eraser's part."""
+    state = LinkState(erased=erased)
     for at, fact in history:
         state = step(state, at, fact)
     return state

@@ -13,7 +13,12 @@ from shared.domain.aggregates import State, status_of
 from shared.domain.consent import ConsentState, ConsentStatus
 from shared.domain.keys import AggregateKey
 from shared.domain.link import LinkState
-from shared.domain.product_request import ProductRequestState, ProductStatus, RequestStatus
+from shared.domain.product_request import (
+    ProductRequestState,
+    ProductStatus,
+    RequestStatus,
+    bare,
+)
 
 TYPES: tuple[str, ...] = (
     "link.created",
@@ -74,7 +79,8 @@ def _consent(before: ConsentState, after: ConsentState) -> Iterator[Notice]:
 
 
 def _product_request(before: ProductRequestState, after: ProductRequestState) -> Iterator[Notice]:
-    if after.order is not None and after.order != before.order:
+    known = bare(before).order if after.erased else before.order  # what is taken away is no news
+    if after.order is not None and after.order != known:
         yield Notice("product_request.received")
     for name, outcome in after.products.items():
         if outcome.status is not before.product(name).status:

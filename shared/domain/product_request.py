@@ -74,6 +74,7 @@ class ProductRequestState(Struct, frozen=True, tag="product_request", omit_defau
         outcomes: by product, for every product that any event spoke of.
         settled: the quiet period has passed over a request without a known list.
         last: position of the latest event folded.
+        erased: nothing personal may be kept of it.
     """
 
     order: OrderFact | None = None
@@ -81,6 +82,7 @@ class ProductRequestState(Struct, frozen=True, tag="product_request", omit_defau
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     settled: bool = False
     last: Position | None = None
+    erased: bool = False
 
     @property
     def listed(self) -> tuple[str, ...]:
@@ -120,6 +122,8 @@ def step(
 ) -> ProductRequestState:
     """Fold one event; the order of folding does not matter."""
     last = at if state.last is None else max(state.last, at)
+    if state.erased:
+        fact = bare_fact(fact)
     if isinstance(fact, OrderFact):
         if state.ordered_at is not None and at < state.ordered_at:
             return replace(state, last=last)
@@ -139,11 +143,39 @@ def settle(state: ProductRequestState) -> ProductRequestState:
     return replace(state, settled=True) if state.settles else state
 
 
+def bare(state: ProductRequestState) -> ProductRequestState:
+    """The state without anything personal."""
+    order = replace(state.order, institution_code="") if state.order else None
+    outcomes = {
+        name: replace(one, failure_reason="") if one.failure_reason else one
+        for name, one in state.outcomes.items()
+    }
+    return replace(state, order=order, outcomes=outcomes)
+
+
+def bare_fact(fact: OrderFact | OutcomeFact) -> OrderFact | OutcomeFact:
+    """The fact without anything personal."""
+    if isinstance(fact, OrderFact):
+        return replace(fact, institution_code="")
+    return replace(fact, failure_reason="")
+
+
+def erase(state: ProductRequestState) -> ProductRequestState:
+    """Nothing personal may be kept of it from now on."""
+    return replace(bare(state), erased=True)
+
+
 def fold(
-    history: Iterable[tuple[Position, OrderFact | OutcomeFact]], *, settled: bool = False
+    history: Iterable[tuple[Position, OrderFact | OutcomeFact]],
+    *,
+    settled: bool = False,
+    erased: bool = False,
 ) -> ProductRequestState:
-    """Fold a whole history, in whatever order it comes; `settled` is time's part."""
-    state = ProductRequestState(settled=settled)
+    """Fold a whole history, in whatever order it comes.
+
+    `settled` is time's part and `erased` the eraser's.
+    """
+    state = ProductRequestState(settled=settled, erased=erased)
     for at, fact in history:
         state = step(state, at, fact)
     return state

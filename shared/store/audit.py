@@ -3,16 +3,18 @@
 Nothing is locked for it. Run while the workers work, it may see a batch half told; run again.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from shared.domain.aggregates import Fact, decode_state, refold
+from shared.domain.aggregates import Fact, refold
 from shared.domain.keys import AggregateKey, Position
-from shared.store.mapping import folded_entry
+from shared.sealing import Box
+from shared.store.mapping import SELECT_HISTORY, folded_entry
 from shared.store.port import SqlStore
 from shared.store.rows import Aggregate, DeliveryState, Label
+from shared.store.seals import state_of
 
 PAGE = 500
 """Aggregates folded anew at a time."""
@@ -121,35 +123,40 @@ async def _projections(
     last = -1
     while True:
         rows = await store.fetch(
-            "SELECT id, kind, partner_app_id, key, version, state FROM aggregates "
-            "WHERE id > ? ORDER BY id LIMIT ?",
+            "SELECT a.id, a.kind, a.partner_app_id, a.key, a.version, a.state, a.private, "
+            "k.wrapped_by, k.key FROM aggregates a LEFT JOIN data_keys k ON k.aggregate_id = a.id "
+            "WHERE a.id > ? ORDER BY a.id LIMIT ?",
             (last, PAGE),
         )
         if not rows:
             return
         first, last = rows[0][0], rows[-1][0]
-        histories = await _histories(store, first, last)
+        boxes = {row[0]: store.sealing.box(row[0], *row[-2:]) for row in rows}
+        histories = await _histories(store, boxes, first, last)
         yield [
             (
-                Aggregate(number, AggregateKey(*key), version, decode_state(bytes(state))),
+                Aggregate(
+                    number,
+                    AggregateKey(*key),
+                    version,
+                    state_of(boxes[number], number, state, private),
+                ),
                 histories.get(number, []),
             )
-            for number, *key, version, state in rows
+            for number, *key, version, state, private, _, _ in rows
         ]
 
 
 async def _histories(
-    store: SqlStore, first: int, last: int
+    store: SqlStore, boxes: Mapping[int, Box | None], first: int, last: int
 ) -> dict[int, list[tuple[Position, Fact]]]:
     rows = await store.fetch(
-        "SELECT h.aggregate_id, e.time, e.event_id, e.content, h.fact FROM history h "
-        "JOIN events e ON e.seq = h.event_seq WHERE h.aggregate_id BETWEEN ? AND ?",
-        (first, last),
+        f"{SELECT_HISTORY} WHERE h.aggregate_id BETWEEN ? AND ?", (first, last)
     )
     found: dict[int, list[tuple[Position, Fact]]] = {}
-    for number, time, event_id, content, document in rows:
-        entry = folded_entry(time, event_id, content, bytes(document))
-        found.setdefault(number, []).append((entry.at, entry.fact))
+    for row in rows:
+        entry = folded_entry(boxes.get(row[0]), row)
+        found.setdefault(row[0], []).append((entry.at, entry.fact))
     return found
 
 

@@ -5,18 +5,52 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.domain import aggregates
-from shared.domain.aggregates import decode_fact, encode, link_of, status_of
+from shared.domain.aggregates import link_of, status_of
 from shared.domain.consent import ConsentState
 from shared.domain.keys import AggregateKey, Position
+from shared.domain.private import join_data
 from shared.domain.product_request import ProductRequestState
-from shared.store.rows import Aggregate, Changes, Delivery, DeliveryState, FoldedEntry, NewEvent
+from shared.sealing import Box
+from shared.store.rows import (
+    Aggregate,
+    AttemptRecord,
+    Changes,
+    Delivery,
+    DeliveryState,
+    FoldedEntry,
+    NewEvent,
+    NewQuarantined,
+)
+from shared.store.seals import (
+    Keys,
+    Sealing,
+    about_answer,
+    about_data,
+    about_entry,
+    entry_owner,
+    fact_of,
+    opened,
+)
 
 SELECT_DELIVERIES = """
 SELECT d.id, d.endpoint, d.type, d.state, d.due_at, d.attempts, t.at, t.data,
-       a.kind, a.partner_app_id, a.key, d.version, d.lease_until, d.round_start, d.traceparent
+       a.kind, a.partner_app_id, a.key, d.version, d.lease_until, d.round_start, d.traceparent,
+       a.id, t.private, k.wrapped_by, k.key
 FROM deliveries d
 JOIN transitions t ON t.aggregate_id = d.aggregate_id AND t.version = d.version
 JOIN aggregates a ON a.id = d.aggregate_id
+LEFT JOIN data_keys k ON k.aggregate_id = d.aggregate_id
+"""
+
+KEY_OF_DELIVERY = """
+SELECT d.aggregate_id, k.wrapped_by, k.key
+FROM deliveries d JOIN data_keys k ON k.aggregate_id = d.aggregate_id
+WHERE d.id = ?
+"""
+
+SELECT_HISTORY = """
+SELECT h.aggregate_id, e.time, e.event_id, e.content, h.event_seq, h.fact, h.private
+FROM history h JOIN events e ON e.seq = h.event_seq
 """
 
 EVENT_COLUMNS = (
@@ -25,8 +59,10 @@ EVENT_COLUMNS = (
 )  # fmt: skip
 
 
-def delivery(row: Sequence[Any]) -> Delivery:
+def delivery(sealing: Sealing, row: Sequence[Any]) -> Delivery:
     """A delivery from the columns of `SELECT_DELIVERIES`."""
+    number, private, *key = row[15:]
+    private = opened(sealing.box(number, *key), private, about_data(number, row[11]))
     return Delivery(
         id=row[0],
         endpoint=row[1],
@@ -35,7 +71,7 @@ def delivery(row: Sequence[Any]) -> Delivery:
         due_at=row[4],
         attempts=row[5],
         transition_at=row[6],
-        data=row[7],
+        data=join_data(row[7], private),
         aggregate=AggregateKey(row[8], row[9], row[10]),
         version=row[11],
         lease_until=row[12],
@@ -44,9 +80,19 @@ def delivery(row: Sequence[Any]) -> Delivery:
     )
 
 
-def folded_entry(time: int, event_id: str, content: str, document: bytes) -> FoldedEntry:
-    """A history entry from its event's time, id and content digest, and its fact."""
-    fact = decode_fact(document)
+def sealed_answer(sealing: Sealing, one: AttemptRecord, key: Sequence[Any]) -> bytes | None:
+    """An endpoint's answer as it is kept: by the key of the aggregate that it was told of.
+
+    `key` has the columns of `KEY_OF_DELIVERY`.
+    """
+    box = sealing.box(*key)
+    return box.seal(one.answer, about_answer(one.delivery_id)) if box else None
+
+
+def folded_entry(box: Box | None, row: Sequence[Any]) -> FoldedEntry:
+    """A history entry from the columns of `SELECT_HISTORY`; `box` is its aggregate's."""
+    number, time, event_id, content, seq, document, private = row
+    fact = fact_of(box, number, seq, document, private)
     return FoldedEntry(Position(time, aggregates.rank_of(fact), event_id, content), fact)
 
 
@@ -59,10 +105,48 @@ def event_values(one: NewEvent) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def aggregate_values(changes: Changes) -> list[tuple[Any, ...]]:
+def payload_values(changes: Changes, keys: Keys) -> list[tuple[int, int, bytes]]:
+    """What is kept of each event's own bytes: seq, received_at and sealed body."""
+    return [
+        (one.seq, one.received_at, keys.payload(one.seq, one.body, one.owners))
+        for one in changes.events
+        if one.body and one.owners
+    ]
+
+
+def history_values(changes: Changes, keys: Keys) -> list[tuple[Any, ...]]:
+    """What is stored of each fact: aggregate_id, event_seq, fact and private."""
+    return [
+        (one.aggregate_id, one.event_seq, *keys.fact(one.aggregate_id, one.event_seq, one.fact))
+        for one in changes.history
+    ]
+
+
+def quarantine_values(
+    one: NewQuarantined, sealing: Sealing
+) -> tuple[tuple[Any, ...], tuple[str, str, bytes]]:
+    """What is stored of a quarantine entry, and of the key that seals its body alone.
+
+    That is id, reason, detail, source, batch_id, received_at, content, body and traceparent; and
+    entry_id, wrapped_by and key.
+    """
+    made, box = sealing.sealer.make(entry_owner(one.id))
+    return (
+        one.id, one.reason, one.detail, one.source, one.batch_id, one.received_at, one.content,
+        box.seal(one.body, about_entry(one.id)), one.traceparent,
+    ), (one.id, made.by, made.key)  # fmt: skip
+
+
+def key_values(keys: Keys) -> list[tuple[int, str, bytes]]:
+    """What is stored of each data key that was made: aggregate_id, wrapped_by and key."""
+    return [(number, made.by, made.key) for number, made in keys.made.items()]
+
+
+def aggregate_values(changes: Changes, keys: Keys) -> list[tuple[Any, ...]]:
     """What is stored of each aggregate beside its key.
 
-    That is id, version, status, conflict, link_id, settles, touched_at, updated_at and state.
+    That is id, version, status, conflict, link_id, settles, touched_at, updated_at, state and
+    private.
     `touched_at` is when the latest of its events in `changes` was received, 0 without any.
     """
     received = {one.seq: one.received_at for one in changes.events}
@@ -70,10 +154,10 @@ def aggregate_values(changes: Changes) -> list[tuple[Any, ...]]:
     for entry in changes.history:
         at = received[entry.event_seq]
         touched[entry.aggregate_id] = max(at, touched[entry.aggregate_id])
-    return [_aggregate_values(one, touched[one.id]) for one in changes.aggregates]
+    return [_aggregate_values(one, touched[one.id], keys) for one in changes.aggregates]
 
 
-def _aggregate_values(one: Aggregate, touched_at: int) -> tuple[Any, ...]:
+def _aggregate_values(one: Aggregate, touched_at: int, keys: Keys) -> tuple[Any, ...]:
     state = one.state
     return (
         one.id,
@@ -84,14 +168,15 @@ def _aggregate_values(one: Aggregate, touched_at: int) -> tuple[Any, ...]:
         int(isinstance(state, ProductRequestState) and state.settles),
         touched_at,
         state.last.time if state.last else 0,
-        encode(state),
+        *keys.state(one.id, state),
     )
 
 
-def transition_values(changes: Changes) -> list[tuple[Any, ...]]:
+def transition_values(changes: Changes, keys: Keys) -> list[tuple[Any, ...]]:
     """What is stored of each transition.
 
-    That is aggregate_id, version, type, from_status, to_status, event_seq, at, notified and data.
+    That is aggregate_id, version, type, from_status, to_status, event_seq, at, notified, data and
+    private.
     `notified` is how many deliveries it has.
     """
     notified = Counter((one.aggregate_id, one.version) for one in changes.deliveries)
@@ -99,6 +184,7 @@ def transition_values(changes: Changes) -> list[tuple[Any, ...]]:
         (
             one.aggregate_id, one.version, one.type, one.from_status, one.to_status,
             one.event_seq, one.at, notified[one.aggregate_id, one.version], one.data,
+            keys.seal(one.aggregate_id, one.private, about_data(one.aggregate_id, one.version)),
         )
         for one in changes.transitions
     ]  # fmt: skip

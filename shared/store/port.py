@@ -23,6 +23,7 @@ from shared.store.rows import (
     KnownEvent,
     Wakeup,
 )
+from shared.store.seals import Sealing
 
 
 class EventTransaction(Protocol):
@@ -46,12 +47,20 @@ class EventTransaction(Protocol):
         """Every fact stored of each aggregate, in no particular order."""
         ...
 
+    async def erased(self, keys: Collection[AggregateKey]) -> set[AggregateKey]:
+        """Those of these consents that are erased; none of them is locked."""
+        ...
+
     async def reserve(self, count: int) -> Sequence[int]:
         """`count` fresh event numbers, ascending."""
         ...
 
     async def write(self, changes: Changes) -> None:
-        """Write everything. A clash on (partner app, event id, variant) is a conflict."""
+        """Write everything, what is personal sealed.
+
+        What is written of an aggregate belongs to one that was locked in this transaction. A
+        clash on (partner app, event id, variant) is a conflict.
+        """
         ...
 
 
@@ -165,6 +174,11 @@ Statement = tuple[str, Sequence[Any]]
 
 class SqlStore(Protocol):
     """What the operators' queries need. Their SQL stands in `shared.store.queries` alone."""
+
+    @property
+    def sealing(self) -> Sealing:
+        """What opens that which the queries find sealed."""
+        ...
 
     async def fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""

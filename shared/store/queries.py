@@ -9,11 +9,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from shared.domain.aggregates import decode_state
 from shared.domain.keys import AggregateKey
 from shared.ids import new_id
 from shared.store.port import SqlStore, Statement
 from shared.store.rows import Aggregate
+from shared.store.seals import about_answer, opened, state_of
 
 TRACE_LIMIT = 1_000
 CHUNK = 500
@@ -157,12 +157,14 @@ class Queries:
     async def aggregate(self, key: AggregateKey) -> Aggregate | None:
         """One aggregate, or None if nothing ever named it."""
         found = await self._store.fetch(
-            "SELECT id, version, state FROM aggregates "
-            "WHERE key = ? AND partner_app_id = ? AND kind = ?",
+            "SELECT a.id, a.version, a.state, a.private, k.wrapped_by, k.key "
+            "FROM aggregates a LEFT JOIN data_keys k ON k.aggregate_id = a.id "
+            "WHERE a.key = ? AND a.partner_app_id = ? AND a.kind = ?",
             (key.id, key.partner_app_id, key.kind),
         )
-        for number, version, state in found:
-            return Aggregate(number, key, version, decode_state(bytes(state)))
+        for number, version, state, private, *sealed in found:
+            box = self._store.sealing.box(number, *sealed)
+            return Aggregate(number, key, version, state_of(box, number, state, private))
         return None
 
     async def in_conflict(self) -> list[tuple[AggregateKey, str]]:
@@ -237,15 +239,20 @@ class Queries:
         """The attempts of each delivery, in order."""
         since = min((one.created_at for one in deliveries), default=0) - CLOCKS_APART
         rows = await self._in(
-            "SELECT delivery_id, number, at, outcome, status, duration_ms, error, answer "
-            f"FROM attempts WHERE delivery_id IN ({{}}) AND at >= {since} "
-            "ORDER BY delivery_id, number",
+            "SELECT t.delivery_id, t.number, t.at, t.outcome, t.status, t.duration_ms, t.error, "
+            "t.answer, t.private, d.aggregate_id, k.wrapped_by, k.key "
+            "FROM attempts t JOIN deliveries d ON d.id = t.delivery_id "
+            "LEFT JOIN data_keys k ON k.aggregate_id = d.aggregate_id "
+            f"WHERE t.delivery_id IN ({{}}) AND t.at >= {since} "
+            "ORDER BY t.delivery_id, t.number",
             [one.id for one in deliveries],
         )
         found: dict[str, list[AttemptRow]] = {}
         for row in rows:
-            delivery_id, number, at, outcome, code, duration, error, answer = row
-            attempt = AttemptRow(number, at, outcome, code, duration, error, bytes(answer))
+            delivery_id, number, at, outcome, code, duration, error, clear, private, *key = row
+            box = self._store.sealing.box(*key)
+            answer = bytes(clear) or opened(box, private, about_answer(delivery_id))
+            attempt = AttemptRow(number, at, outcome, code, duration, error, answer)
             found.setdefault(delivery_id, []).append(attempt)
         return found
 
@@ -345,10 +352,12 @@ class Queries:
         rows = await self._store.fetch(f"{_QUARANTINE} WHERE id = ?", (entry_id,))
         if not rows:
             return None
-        ((body, traceparent),) = await self._store.fetch(
-            "SELECT body, traceparent FROM quarantine WHERE id = ?", (entry_id,)
+        ((body, traceparent, *key),) = await self._store.fetch(
+            "SELECT q.body, q.traceparent, k.wrapped_by, k.key FROM quarantine q "
+            "LEFT JOIN quarantine_keys k ON k.entry_id = q.id WHERE q.id = ?",
+            (entry_id,),
         )
-        return QuarantineRow(*rows[0]), bytes(body), traceparent
+        return QuarantineRow(*rows[0]), self._store.sealing.entry(entry_id, body, *key), traceparent
 
     async def discard(self, ids: Sequence[str], *, by: str, now: int) -> int:
         """Close open entries for good; returns how many were open."""

@@ -15,6 +15,7 @@ class Label(StrEnum):
     """
 
     APPLIED = "applied"
+    ERASED = "erased"
     DIVERGENT = "divergent"
     STALE = "stale"
     RECORDED = "recorded"
@@ -55,7 +56,14 @@ class KnownEvent(Struct, frozen=True):
 
 
 class NewEvent(Struct, frozen=True):
-    """An event to store. `body` is what the source sent, byte for byte."""
+    """An event to store.
+
+    Attributes:
+        body: what the source sent, byte for byte; empty where it must not be kept.
+        owners: numbers of the aggregates that it belongs to, by whose keys the body is sealed.
+            The body of an event that belongs to none is not kept.
+        tax_ids: whom the event names.
+    """
 
     seq: int
     ref: EventRef
@@ -70,6 +78,8 @@ class NewEvent(Struct, frozen=True):
     received_at: int
     body: bytes
     traceparent: str = ""
+    owners: tuple[int, ...] = ()
+    tax_ids: tuple[str, ...] = ()
 
 
 class HistoryEntry(Struct, frozen=True):
@@ -92,7 +102,10 @@ class Aggregate(Struct, frozen=True):
 class NewTransition(Struct, frozen=True):
     """One version of an aggregate: what changed, and the ``data`` told of it as JSON.
 
-    `event_seq` is None where no event caused it (a quiet period passed, an operator acted).
+    Attributes:
+        event_seq: None where no event caused it (a quiet period passed, an operator acted).
+        data: the members that are not personal.
+        private: those that are, as an object of their own; empty where none is.
     """
 
     aggregate_id: int
@@ -103,6 +116,7 @@ class NewTransition(Struct, frozen=True):
     event_seq: int | None
     at: int
     data: bytes
+    private: bytes = b""
 
 
 class NewDelivery(Struct, frozen=True):

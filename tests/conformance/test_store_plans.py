@@ -28,6 +28,8 @@ INSERT INTO deliveries (id, aggregate_id, version, endpoint, type, state, due_at
                         created_at, updated_at)
 SELECT 'd' || n, n, 1, 'crm', 'consent.authorised', 'pending', 0, 0, 0, 0
 FROM generate_series(1, {PLENTY}) AS n;
+INSERT INTO data_keys (aggregate_id, wrapped_by, key)
+SELECT n, '', '' FROM generate_series(1, {PLENTY}) AS n;
 """
 
 
@@ -49,10 +51,11 @@ async def test_a_few_keys_are_never_looked_up_by_reading_a_whole_table(
         events._MAKE_AGGREGATES: (kinds, apps, keys, blanks),
         events._LOCK_AGGREGATES: (kinds, apps, keys),
         events._UPDATE_AGGREGATES: (
-            list(some), numbers, apps, numbers, apps, numbers, numbers, numbers, blanks
+            list(some), numbers, apps, numbers, apps, numbers, numbers, numbers, blanks, blanks
         ),
         events._COUNT_DUPLICATES: (list(some), numbers),
         callbacks._LOAD: (deliveries,),
+        callbacks._KEYS: (deliveries,),
         callbacks._PARK: (deliveries, numbers),
         callbacks._MOVE: (deliveries, apps, apps, numbers, numbers, apps, apps),
     }  # fmt: skip

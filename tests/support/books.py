@@ -10,17 +10,27 @@ import psycopg
 from msgspec import Struct
 
 from shared.clock import SystemClock
-from shared.config import Secret, StoreConfig
+from shared.config import SealingConfig, Secret, StoreConfig
 from shared.domain import aggregates
-from shared.domain.aggregates import State, decode_fact, decode_state
+from shared.domain.aggregates import State
 from shared.domain.consent import ConsentState
 from shared.domain.events import content_digest
 from shared.domain.keys import AggregateKey, Position
 from shared.domain.link import LinkState
+from shared.domain.private import join_data
 from shared.domain.product_request import ProductRequestState
 from shared.store.audit import audit
 from shared.store.locate import sqlite_path
 from shared.store.open import open_store
+from shared.store.seals import (
+    Sealing,
+    about_answer,
+    about_data,
+    fact_of,
+    opened,
+    payload_of,
+    state_of,
+)
 from tests.support import model
 
 
@@ -56,32 +66,86 @@ class Books(Struct):
         return {(k.kind, k.id): aggregates.status_of(s) for k, s in self.states.items()}
 
 
-def read(url: str) -> Books:
-    """Read everything."""
+_KEYS = "SELECT aggregate_id, wrapped_by, key FROM data_keys"
+
+
+def payloads(url: str, *, sealed_by: SealingConfig | None = None) -> dict[int, bytes]:
+    """Every payload that is kept, opened, by the number of its event."""
+    sealing = Sealing(sealed_by or SealingConfig())
+    boxes = {one[0]: sealing.box(*one) for one in fetch(url, _KEYS)}
+    owners = defaultdict(list)
+    for seq, number, kind in fetch(
+        url,
+        "SELECT h.event_seq, a.id, a.kind FROM history h JOIN aggregates a "
+        "ON a.id = h.aggregate_id ORDER BY a.id",
+    ):
+        owners[seq].append((number, kind))
+    found = {}
+    for seq, body in fetch(url, "SELECT seq, body FROM payloads"):
+        mine = [n for n, kind in owners[seq] if kind != "link"] or [n for n, _ in owners[seq]]
+        held = [boxes[one] for one in mine]
+        assert None not in held
+        found[seq] = payload_of(held, seq, body)
+    return found
+
+
+def answers(url: str) -> dict[tuple[str, int], bytes]:
+    """Every answer that is kept, opened, by delivery and number of the attempt."""
+    sealing = Sealing(SealingConfig())
+    return {
+        (delivery, number): opened(sealing.box(*key), private, about_answer(delivery))
+        for delivery, number, private, *key in fetch(
+            url,
+            "SELECT t.delivery_id, t.number, t.private, k.aggregate_id, k.wrapped_by, k.key "
+            "FROM attempts t JOIN deliveries d ON d.id = t.delivery_id "
+            "JOIN data_keys k ON k.aggregate_id = d.aggregate_id WHERE t.private IS NOT NULL",
+        )
+    }
+
+
+def quarantine_bodies(url: str) -> list[bytes]:
+    """The bodies of all quarantine entries, opened, in the order of their ids."""
+    sealing = Sealing(SealingConfig())
+    return [
+        sealing.entry(one, bytes(body), *key)
+        for one, body, *key in fetch(
+            url,
+            "SELECT q.id, q.body, k.wrapped_by, k.key FROM quarantine q "
+            "LEFT JOIN quarantine_keys k ON k.entry_id = q.id ORDER BY q.id",
+        )
+    ]
+
+
+def read(url: str, *, sealed_by: SealingConfig | None = None) -> Books:
+    """Read everything; `sealed_by` has the keys that were configured."""
     numbers: dict[int, AggregateKey] = {}
     states, versions = {}, {}
-    for number, kind, app, key, version, state in fetch(
-        url, "SELECT id, kind, partner_app_id, key, version, state FROM aggregates"
+    sealing = Sealing(sealed_by or SealingConfig())
+    boxes = {one[0]: sealing.box(*one) for one in fetch(url, _KEYS)}
+    for number, kind, app, key, version, state, private in fetch(
+        url, "SELECT id, kind, partner_app_id, key, version, state, private FROM aggregates"
     ):
         numbers[number] = named = AggregateKey(kind, app, key)
-        states[named], versions[named] = decode_state(bytes(state)), version
+        states[named] = state_of(boxes.get(number), number, bytes(state), private)
+        versions[named] = version
     transitions = defaultdict(list)
-    for number, version, kind, before, after, data in fetch(
+    for number, version, kind, before, after, data, private in fetch(
         url,
-        "SELECT aggregate_id, version, type, from_status, to_status, data FROM transitions "
-        "ORDER BY aggregate_id, version",
+        "SELECT aggregate_id, version, type, from_status, to_status, data, private "
+        "FROM transitions ORDER BY aggregate_id, version",
     ):
+        part = opened(boxes.get(number), private, about_data(number, version))
         transitions[numbers[number]].append({
             "version": version, "type": kind, "from": before, "to": after,
-            "data": msgspec.json.decode(bytes(data)),
+            "data": msgspec.json.decode(join_data(bytes(data), part)),
         })  # fmt: skip
     histories = defaultdict(list)
-    for number, time, event_id, content, document in fetch(
+    for number, time, event_id, content, seq, document, private in fetch(
         url,
-        "SELECT h.aggregate_id, e.time, e.event_id, e.content, h.fact FROM history h "
-        "JOIN events e ON e.seq = h.event_seq",
+        "SELECT h.aggregate_id, e.time, e.event_id, e.content, h.event_seq, h.fact, h.private "
+        "FROM history h JOIN events e ON e.seq = h.event_seq",
     ):
-        fact = decode_fact(bytes(document))
+        fact = fact_of(boxes.get(number), number, seq, bytes(document), private)
         at = Position(time, aggregates.rank_of(fact), event_id, content)
         histories[numbers[number]].append((at, fact))
     return Books(
@@ -160,7 +224,7 @@ def _same_consent(key: AggregateKey, state: ConsentState, mine: list[dict[str, A
 
 def labelled_once(url: str) -> bool:
     """Whether every event of the store carries one of the labels there are."""
-    known = {"applied", "divergent", "stale", "recorded"}
+    known = {"applied", "divergent", "stale", "recorded", "erased"}
     return {label for (label,) in fetch(url, "SELECT DISTINCT label FROM events")} <= known
 
 

@@ -12,7 +12,7 @@ from shared.domain.keys import AggregateKey, AggregateKind
 from shared.ids import new_id
 from shared.store.port import Store
 from shared.store.rows import Aggregate, Changes, DeliveryState, NewDelivery, NewTransition
-from tests.support.books import fetch
+from tests.support.books import answers, fetch
 
 TYPE = "consent.authorised"
 
@@ -35,7 +35,7 @@ async def seed(
         version = known.version
         for at in due:
             version += 1
-            data = {"aggregate": "consent", "id": name, "version": version, "name": "João"}
+            data = {"aggregate": "consent", "id": name, "version": version}
             changes.transitions.append(
                 NewTransition(
                     aggregate_id=known.id,
@@ -46,6 +46,7 @@ async def seed(
                     event_seq=None,
                     at=at,
                     data=orjson.dumps(data),
+                    private=orjson.dumps({"name": "João"}),
                 )
             )
             for endpoint in endpoints:
@@ -89,12 +90,15 @@ def rows(url: str) -> dict[str, Row]:
 def attempts(url: str) -> dict[str, list[tuple[Any, ...]]]:
     """Delivery id → (number, outcome, status, error, answer, at) of each attempt, in order."""
     found: dict[str, list[tuple[Any, ...]]] = {}
+    answered = answers(url)
     for one, *rest in fetch(
         url,
-        "SELECT delivery_id, number, outcome, status, error, answer, at FROM attempts "
+        "SELECT delivery_id, number, outcome, status, error, at FROM attempts "
         "ORDER BY delivery_id, number",
     ):
-        found.setdefault(one, []).append(tuple(rest))
+        number, *said, at = rest
+        kept = answered.get((one, number), b"")
+        found.setdefault(one, []).append((number, *said, kept, at))
     return found
 
 

@@ -25,7 +25,7 @@ def consent(events: Iterable[tuple[dict[str, Any], str]]) -> dict[str, Any]:
         said = made["payload"]["consents"]
         change = made["eventName"].removeprefix("consent_").upper()
         if change == "DELETED_BY_USER":
-            status = "DELETED_BY_USER"
+            status, granted, expiry = "DELETED_BY_USER", [], None
         elif status == "DELETED_BY_USER":
             conflict = conflict or change == "AUTHORISED"
         elif change == "AUTHORISED":
@@ -43,6 +43,8 @@ def consent(events: Iterable[tuple[dict[str, Any], str]]) -> dict[str, Any]:
             "permissionsApply": said["permissionsApply"],
         }
         fields |= {name: value for name, value in described.items() if value}
+    if status == "DELETED_BY_USER":  # whoever asks for deletion leaves nothing but ids
+        fields = {"linkId": fields["linkId"], "permissionsApply": []}
     return {
         "status": status,
         "conflict": conflict,

@@ -26,7 +26,8 @@ _behind: dict[str, str] = {}  # where PgBouncer listens → where PostgreSQL doe
 _TEMPLATE = "migrated"
 _TABLES = (
     "aggregates", "events", "payloads", "history", "transitions", "deliveries", "attempts",
-    "quarantine", "endpoints", "audit", "samples", "leases", "retention",
+    "quarantine", "endpoints", "audit", "samples", "leases", "retention", "data_keys",
+    "quarantine_keys", "subjects", "ordered_for", "erasures",
 )  # fmt: skip
 
 

@@ -48,7 +48,9 @@ def build(config: Config) -> "CallbacksService":
     Raises:
         ConfigError: an endpoint cannot be used as it is configured.
     """
-    return CallbacksService(config, store=open_store(config.store), clock=SystemClock())
+    return CallbacksService(
+        config, store=open_store(config.store, config.sealing), clock=SystemClock()
+    )
 
 
 class CallbacksService:

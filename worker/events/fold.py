@@ -155,7 +155,9 @@ class Folder:
             late = late or aggregates.comes_late(before, at)
             self._move(key, after, event_seq=one.seq, traceparent=one.arrival.traceparent)
             self._changes.history.append(HistoryEntry(self._current[key].id, one.seq, fact))
-        self._changes.events.append(_new_event(one, _label(one, changed=changed, late=late)))
+        owners = tuple(self._current[key].id for key in one.event.owners)
+        label = _label(one, changed=changed, late=late)
+        self._changes.events.append(_new_event(one, label, owners))
 
     def _next_state(self, key: AggregateKey, at: Position, fact: Fact) -> State:
         current = self._current[key]
@@ -205,7 +207,7 @@ def _label(one: Fresh, *, changed: bool, late: bool) -> Label:
     return Label.STALE if late else Label.RECORDED
 
 
-def _new_event(one: Fresh, label: Label) -> NewEvent:
+def _new_event(one: Fresh, label: Label, owners: tuple[int, ...]) -> NewEvent:
     return NewEvent(
         seq=one.seq,
         ref=_ref(one.event),
@@ -220,4 +222,6 @@ def _new_event(one: Fresh, label: Label) -> NewEvent:
         received_at=one.arrival.received_at,
         body=one.arrival.body,
         traceparent=one.arrival.traceparent,
+        owners=owners,
+        tax_ids=one.event.tax_ids,
     )

@@ -27,7 +27,9 @@ SETTLE_BATCH = 500
 
 def build(config: Config) -> "EventsService":
     """The service that ``python -m worker events`` runs."""
-    return EventsService(config, store=open_store(config.store), clock=SystemClock())
+    return EventsService(
+        config, store=open_store(config.store, config.sealing), clock=SystemClock()
+    )
 
 
 class EventsService:

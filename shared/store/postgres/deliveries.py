@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from shared.store.mapping import SELECT_DELIVERIES, delivery
+from shared.store.mapping import SELECT_DELIVERIES, delivery, sealed_answer
 from shared.store.postgres.columns import columns
 from shared.store.postgres.parts import Connection, PostgresPart, execute, insert_all, rows
 from shared.store.rows import (
@@ -53,13 +53,19 @@ _LOCK = "SELECT id FROM deliveries WHERE id = ANY (%s) ORDER BY id FOR UPDATE"
 
 # Attempts go by their age, so their number is counted at the delivery and never from what is left.
 _INSERT_ATTEMPTS = """
-INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer)
+INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer, private)
 SELECT n.id, greatest(n.number, d.attempts + 1),
-       n.at, n.duration_ms, n.outcome, n.status, n.error, n.answer
+       n.at, n.duration_ms, n.outcome, n.status, n.error, '', n.private
 FROM unnest(%b::text[], %b::integer[], %b::bigint[], %b::integer[], %b::text[], %b::integer[],
             %b::text[], %b::bytea[])
-    AS n (id, number, at, duration_ms, outcome, status, error, answer)
+    AS n (id, number, at, duration_ms, outcome, status, error, private)
 JOIN deliveries d ON d.id = n.id
+"""
+
+_KEYS = """
+SELECT d.id, d.aggregate_id, k.wrapped_by, k.key
+FROM deliveries d JOIN data_keys k ON k.aggregate_id = d.aggregate_id
+WHERE d.id = ANY (%s)
 """
 
 _MOVE = """
@@ -134,7 +140,7 @@ class PostgresDeliveries(PostgresPart):
     async def load(self, ids: Collection[str]) -> list[Delivery]:
         """See `shared.store.port.DeliveryStore`."""
         async with self._transaction() as connection:
-            return [delivery(row) for row in await rows(connection, _LOAD, (list(ids),))]
+            return await self._load(connection, list(ids))
 
     async def claim(
         self, ids: Collection[str], *, lease: str, now: int, lease_until: int
@@ -144,7 +150,7 @@ class PostgresDeliveries(PostgresPart):
         async with self._transaction() as connection:
             cursor = await connection.execute(_CLAIM, values)
             claimed = [one for (one,) in await cursor.fetchall()]
-            return [delivery(row) for row in await rows(connection, _LOAD, (claimed,))]
+            return await self._load(connection, claimed)
 
     async def record(self, attempts: Sequence[AttemptRecord]) -> list[str]:
         """See `shared.store.port.DeliveryStore`."""
@@ -152,8 +158,9 @@ class PostgresDeliveries(PostgresPart):
         async with self._transaction() as connection:
             ids = sorted({one.delivery_id for one in attempts})
             await execute(connection, _LOCK, (ids,))
+            answers = await self._answers(connection, attempts)
             for turn in _turns(attempts):
-                moved += await _record(connection, turn)
+                moved += await _record(connection, turn, answers)
         return moved
 
     async def release_leases(self, ids: Collection[str], *, lease: str, now: int) -> None:
@@ -189,6 +196,24 @@ class PostgresDeliveries(PostgresPart):
         found: int | None = oldest
         return found
 
+    async def _load(self, connection: Connection, ids: Sequence[str]) -> list[Delivery]:
+        return [delivery(self.sealing, row) for row in await rows(connection, _LOAD, (list(ids),))]
+
+    async def _answers(
+        self, connection: Connection, attempts: Sequence[AttemptRecord]
+    ) -> dict[AttemptRecord, bytes | None]:
+        """The answers as they are kept; nothing for one that may not be kept any more."""
+        answered = [one for one in attempts if one.answer]
+        if not answered:
+            return {}
+        ids = sorted({one.delivery_id for one in answered})
+        keys = {one: key for one, *key in await rows(connection, _KEYS, (ids,))}
+        return {
+            one: sealed_answer(self.sealing, one, keys[one.delivery_id])
+            for one in answered
+            if one.delivery_id in keys
+        }
+
 
 def _turns(attempts: Sequence[AttemptRecord]) -> list[list[AttemptRecord]]:
     """The attempts, in their order, parted so that each part has one of a delivery at most."""
@@ -203,7 +228,11 @@ def _turns(attempts: Sequence[AttemptRecord]) -> list[list[AttemptRecord]]:
     return turns
 
 
-async def _record(connection: Connection, attempts: Sequence[AttemptRecord]) -> list[str]:
+async def _record(
+    connection: Connection,
+    attempts: Sequence[AttemptRecord],
+    answers: Mapping[AttemptRecord, bytes | None],
+) -> list[str]:
     """Append one attempt of each delivery; return the deliveries that moved."""
     await insert_all(
         connection,
@@ -211,7 +240,7 @@ async def _record(connection: Connection, attempts: Sequence[AttemptRecord]) -> 
         [
             (
                 one.delivery_id, one.number, one.at, one.duration_ms, one.outcome, one.status,
-                one.error, one.answer,
+                one.error, answers.get(one),
             )
             for one in attempts
         ],

@@ -4,10 +4,20 @@ import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
 
 from shared.domain import aggregates
-from shared.domain.aggregates import decode_state, encode
-from shared.domain.keys import AggregateKey
+from shared.domain.aggregates import encode
+from shared.domain.keys import AggregateKey, AggregateKind
 from shared.errors import StoreConflictError
-from shared.store.mapping import aggregate_values, event_values, folded_entry, transition_values
+from shared.store.mapping import (
+    SELECT_HISTORY,
+    aggregate_values,
+    event_values,
+    folded_entry,
+    history_values,
+    key_values,
+    payload_values,
+    quarantine_values,
+    transition_values,
+)
 from shared.store.postgres.columns import Blobs, Texts
 from shared.store.postgres.parts import Connection, PostgresPart, execute, insert, insert_all, rows
 from shared.store.rows import (
@@ -17,6 +27,7 @@ from shared.store.rows import (
     FoldedEntry,
     KnownEvent,
 )
+from shared.store.seals import Keys, Sealing, state_of
 
 _FIND_EVENTS = """
 SELECT e.partner_app_id, e.event_id, e.seq, e.variant, e.content
@@ -42,8 +53,8 @@ ON CONFLICT DO NOTHING
 """
 
 _LOCK_AGGREGATES = """
-SELECT a.id, a.kind, a.partner_app_id, a.key, a.version, a.state
-FROM aggregates a
+SELECT a.id, a.kind, a.partner_app_id, a.key, a.version, a.state, a.private, k.wrapped_by, k.key
+FROM aggregates a LEFT JOIN data_keys k ON k.aggregate_id = a.id
 WHERE (a.key, a.partner_app_id, a.kind) IN (
     SELECT key COLLATE "C", app COLLATE "C", kind COLLATE "C"
     FROM unnest(%b::text[], %b::text[], %b::text[]) AS wanted (kind, app, key)
@@ -52,11 +63,13 @@ ORDER BY a.kind, a.partner_app_id, a.key
 FOR UPDATE OF a
 """
 
-_HISTORIES = """
-SELECT h.aggregate_id, e.time, e.event_id, e.content, h.fact
-FROM history h JOIN events e ON e.seq = h.event_seq
-WHERE h.aggregate_id = ANY (%b::bigint[])
+_ERASED = """
+SELECT a.partner_app_id, a.key FROM unnest(%b::text[], %b::text[]) AS wanted (app, key)
+JOIN aggregates a ON a.key = wanted.key COLLATE "C" AND a.partner_app_id = wanted.app COLLATE "C"
+WHERE a.kind = 'consent' AND a.status = 'DELETED_BY_USER'
 """
+
+_HISTORIES = f"{SELECT_HISTORY} WHERE h.aggregate_id = ANY (%b::bigint[])"
 
 _INSERT_EVENTS = insert(
     "events",
@@ -70,17 +83,20 @@ _INSERT_EVENTS = insert(
 _INSERT_PAYLOADS = insert("payloads", {"seq": "bigint", "received_at": "bigint", "body": "bytea"})
 
 _INSERT_HISTORY = insert(
-    "history", {"aggregate_id": "bigint", "event_seq": "bigint", "fact": "bytea"}
+    "history",
+    {"aggregate_id": "bigint", "event_seq": "bigint", "fact": "bytea", "private": "bytea"},
 )
+
+_INSERT_KEYS = insert("data_keys", {"aggregate_id": "bigint", "wrapped_by": "text", "key": "bytea"})
 
 _UPDATE_AGGREGATES = """
 UPDATE aggregates a SET
     version = n.version, status = n.status, conflict = n.conflict, link_id = n.link_id,
     settles = n.settles, touched_at = greatest(a.touched_at, n.touched_at),
-    updated_at = n.updated_at, state = n.state
+    updated_at = n.updated_at, state = n.state, private = n.private
 FROM unnest(%b::bigint[], %b::integer[], %b::text[], %b::integer[], %b::text[], %b::integer[],
-            %b::bigint[], %b::bigint[], %b::bytea[])
-    AS n (id, version, status, conflict, link_id, settles, touched_at, updated_at, state)
+            %b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[])
+    AS n (id, version, status, conflict, link_id, settles, touched_at, updated_at, state, private)
 WHERE a.id = n.id
 """
 
@@ -89,7 +105,7 @@ _INSERT_TRANSITIONS = insert(
     {
         "aggregate_id": "bigint", "version": "integer", "type": "text", "from_status": "text",
         "to_status": "text", "event_seq": "bigint", "at": "bigint", "notified": "integer",
-        "data": "bytea",
+        "data": "bytea", "private": "bytea",
     },
 )  # fmt: skip
 
@@ -106,7 +122,13 @@ _INSERT_QUARANTINE = """
 INSERT INTO quarantine (id, reason, detail, source, batch_id, received_at, content, body,
                         traceparent)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON CONFLICT (source, content) WHERE status = 'open' DO UPDATE SET seen = quarantine.seen + 1
+ON CONFLICT (source, content) WHERE status IN ('open', 'erased')
+DO UPDATE SET seen = quarantine.seen + 1
+"""
+
+_INSERT_QUARANTINE_KEY = """
+INSERT INTO quarantine_keys (entry_id, wrapped_by, key)
+SELECT id, %s, %s FROM quarantine WHERE id = %s AND status = 'open'
 """
 
 _COUNT_DUPLICATES = """
@@ -129,8 +151,10 @@ WHERE settles = 1 AND touched_at <= %s ORDER BY touched_at LIMIT %s
 class PostgresEventTransaction:
     """One transaction; each method is one round trip."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, sealing: Sealing) -> None:
         self._connection = connection
+        self._sealing = sealing
+        self._keys = Keys(sealing)
 
     async def find_events(self, refs: Collection[EventRef]) -> dict[EventRef, list[KnownEvent]]:
         """See `shared.store.port.EventTransaction`."""
@@ -152,9 +176,10 @@ class PostgresEventTransaction:
             locking = await execute(self._connection, _LOCK_AGGREGATES, (kinds, apps, ids))
         found = await locking.fetchall()
         locked: dict[AggregateKey, Aggregate] = {}
-        for number, kind, app, name, version, state in found:
+        for number, kind, app, name, version, state, private, *sealed in found:
             key = AggregateKey(kind, app, name)
-            locked[key] = Aggregate(number, key, version, decode_state(state))
+            box = self._keys.find(number, *sealed)
+            locked[key] = Aggregate(number, key, version, state_of(box, number, state, private))
         if len(locked) < len(set(keys)):  # removed for its age between the two statements
             raise StoreConflictError("PostgreSQL: an aggregate was removed meanwhile")
         return locked
@@ -162,11 +187,17 @@ class PostgresEventTransaction:
     async def histories(self, aggregate_ids: Collection[int]) -> dict[int, list[FoldedEntry]]:
         """See `shared.store.port.EventTransaction`."""
         found: dict[int, list[FoldedEntry]] = {number: [] for number in aggregate_ids}
-        for number, time, event_id, content, document in await rows(
-            self._connection, _HISTORIES, (list(aggregate_ids),)
-        ):
-            found[number].append(folded_entry(time, event_id, content, document))
+        for row in await rows(self._connection, _HISTORIES, (list(aggregate_ids),)):
+            found[row[0]].append(folded_entry(self._keys.of(row[0]), row))
         return found
+
+    async def erased(self, keys: Collection[AggregateKey]) -> set[AggregateKey]:
+        """See `shared.store.port.EventTransaction`."""
+        apps, ids = Texts(one.partner_app_id for one in keys), Texts(one.id for one in keys)
+        return {
+            AggregateKey(AggregateKind.CONSENT, app, name)
+            for app, name in await rows(self._connection, _ERASED, (apps, ids))
+        }
 
     async def reserve(self, count: int) -> Sequence[int]:
         """See `shared.store.port.EventTransaction`."""
@@ -178,9 +209,10 @@ class PostgresEventTransaction:
     async def write(self, changes: Changes) -> None:
         """See `shared.store.port.EventTransaction`; all statements go in one round trip."""
         async with self._connection.pipeline():
-            await _write_events(self._connection, changes)
-            await _write_aggregates(self._connection, changes)
-            await _write_rest(self._connection, changes)
+            await _write_events(self._connection, changes, self._keys)
+            await _write_aggregates(self._connection, changes, self._keys)
+            await insert_all(self._connection, _INSERT_KEYS, key_values(self._keys))
+            await _write_rest(self._connection, changes, self._sealing)
 
 
 class PostgresEvents(PostgresPart):
@@ -190,30 +222,24 @@ class PostgresEvents(PostgresPart):
     async def transaction(self) -> AsyncIterator[PostgresEventTransaction]:
         """See `shared.store.port.EventStore`."""
         async with self._transaction() as connection:
-            yield PostgresEventTransaction(connection)
+            yield PostgresEventTransaction(connection, self.sealing)
 
     async def unsettled(self, *, quiet_since: int, limit: int) -> list[AggregateKey]:
         """See `shared.store.port.EventStore`."""
         return [AggregateKey(*row) for row in await self._rows(_UNSETTLED, (quiet_since, limit))]
 
 
-async def _write_events(connection: Connection, changes: Changes) -> None:
+async def _write_events(connection: Connection, changes: Changes, keys: Keys) -> None:
     # In the order of the unique key: two writers of the same events then wait, never in a circle.
     events = sorted(changes.events, key=lambda one: (one.ref.event_id, one.ref.partner_app_id))
     await insert_all(connection, _INSERT_EVENTS, [event_values(one) for one in events])
-    await insert_all(
-        connection, _INSERT_PAYLOADS, [(one.seq, one.received_at, one.body) for one in events]
-    )
-    await insert_all(
-        connection,
-        _INSERT_HISTORY,
-        [(one.aggregate_id, one.event_seq, encode(one.fact)) for one in changes.history],
-    )
+    await insert_all(connection, _INSERT_PAYLOADS, payload_values(changes, keys))
+    await insert_all(connection, _INSERT_HISTORY, history_values(changes, keys))
 
 
-async def _write_aggregates(connection: Connection, changes: Changes) -> None:
-    await insert_all(connection, _UPDATE_AGGREGATES, aggregate_values(changes))
-    await insert_all(connection, _INSERT_TRANSITIONS, transition_values(changes))
+async def _write_aggregates(connection: Connection, changes: Changes, keys: Keys) -> None:
+    await insert_all(connection, _UPDATE_AGGREGATES, aggregate_values(changes, keys))
+    await insert_all(connection, _INSERT_TRANSITIONS, transition_values(changes, keys))
     await insert_all(
         connection,
         _INSERT_DELIVERIES,
@@ -227,16 +253,11 @@ async def _write_aggregates(connection: Connection, changes: Changes) -> None:
     )  # fmt: skip
 
 
-async def _write_rest(connection: Connection, changes: Changes) -> None:
+async def _write_rest(connection: Connection, changes: Changes, sealing: Sealing) -> None:
     for one in sorted(changes.quarantined, key=lambda entry: (entry.source, entry.content)):
-        await execute(
-            connection,
-            _INSERT_QUARANTINE,
-            (
-                one.id, one.reason, one.detail, one.source, one.batch_id, one.received_at,
-                one.content, one.body, one.traceparent,
-            ),
-        )  # fmt: skip
+        values, (entry_id, wrapped_by, key) = quarantine_values(one, sealing)
+        await execute(connection, _INSERT_QUARANTINE, values)
+        await execute(connection, _INSERT_QUARANTINE_KEY, (wrapped_by, key, entry_id))
     await insert_all(connection, _COUNT_DUPLICATES, sorted(changes.duplicates.items()))
     if changes.replayed:
         await execute(connection, _RESOLVE_QUARANTINE, (changes.replayed,))

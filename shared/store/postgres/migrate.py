@@ -6,6 +6,7 @@ from shared.clock import SystemClock
 from shared.store.postgres.partitions import LOCK, make_parts
 from shared.store.postgres.parts import Connection, connection_values, execute, rows, translated
 from shared.store.schema import Applied, Migration, load_migrations, missing
+from shared.store.seals import INDEX_KEY
 
 _CONNECT_TIMEOUT = 10.0
 
@@ -26,6 +27,12 @@ async def applied(connection: Connection) -> dict[int, Applied]:
         return {}
     found = await rows(connection, "SELECT version, name, checksum FROM schema_migrations")
     return {version: Applied(*rest) for version, *rest in found}
+
+
+async def index_key(connection: Connection) -> bytes:
+    """The key for tax ids that the store made for itself."""
+    ((key,),) = await rows(connection, "SELECT key FROM store_keys WHERE name = %s", (INDEX_KEY,))
+    return bytes(key)
 
 
 async def migrate(url: str) -> list[str]:

@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from shared.errors import StoreConflictError, StoreUnavailableError
 from shared.store.postgres.columns import columns
+from shared.store.seals import Sealing
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -110,6 +111,7 @@ def beginning(*, lock_timeout: float) -> str:
 class PostgresPart:
     """A part of the store: works over the pool's connections."""
 
+    sealing: Sealing
     _pool: AsyncConnectionPool[Connection]
     _beginning: str
 

@@ -10,7 +10,7 @@ from shared.store.port import Statement
 from shared.store.postgres.columns import register
 from shared.store.postgres.deliveries import PostgresDeliveries
 from shared.store.postgres.events import PostgresEvents
-from shared.store.postgres.migrate import applied
+from shared.store.postgres.migrate import applied, index_key
 from shared.store.postgres.parts import (
     Connection,
     beginning,
@@ -21,12 +21,14 @@ from shared.store.postgres.parts import (
 from shared.store.postgres.pool import Pool
 from shared.store.postgres.retention import PostgresRetention
 from shared.store.schema import load_migrations, require_current
+from shared.store.seals import Sealing
 
 
 class PostgresStore(PostgresEvents, PostgresDeliveries, PostgresRetention):
     """A whole store in one database. Prepares nothing, so PgBouncer may stand between."""
 
-    def __init__(self, config: StoreConfig) -> None:
+    def __init__(self, config: StoreConfig, *, sealing: Sealing) -> None:
+        self.sealing = sealing
         self._known = load_migrations("postgres")
         self._beginning = beginning(lock_timeout=config.busy_timeout)
         self._pool = Pool(
@@ -53,6 +55,8 @@ class PostgresStore(PostgresEvents, PostgresDeliveries, PostgresRetention):
             await self._pool.open()
             async with self._pool.connection() as connection:
                 require_current(await applied(connection), self._known)
+                if not self.sealing.index_key:
+                    self.sealing.index_key = await index_key(connection)
 
     async def ping(self) -> None:
         """Return if the database can be written to right now: a standby cannot."""

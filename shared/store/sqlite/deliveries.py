@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import apsw
 
-from shared.store.mapping import SELECT_DELIVERIES, delivery
+from shared.store.mapping import KEY_OF_DELIVERY, SELECT_DELIVERIES, delivery, sealed_answer
 from shared.store.rows import (
     AttemptRecord,
     Delivery,
@@ -39,8 +39,8 @@ WHERE id = ?3 AND state IN ('pending', 'retrying') AND due_at <= ?4
 
 # Attempts go by their age, so their number is counted at the delivery and never from what is left.
 _INSERT_ATTEMPT = """
-INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer)
-SELECT id, max(?2, attempts + 1), ?3, ?4, ?5, ?6, ?7, ?8 FROM deliveries WHERE id = ?1
+INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer, private)
+SELECT id, max(?2, attempts + 1), ?3, ?4, ?5, ?6, ?7, x'', ?8 FROM deliveries WHERE id = ?1
 """
 
 _MOVE = """
@@ -109,7 +109,7 @@ class SqliteDeliveries(SqlitePart):
 
     async def load(self, ids: Collection[str]) -> list[Delivery]:
         """See `shared.store.port.DeliveryStore`."""
-        return await self._read(lambda connection: _load(connection, ids))
+        return await self._read(lambda connection: self._load(connection, ids))
 
     async def claim(
         self, ids: Collection[str], *, lease: str, now: int, lease_until: int
@@ -122,7 +122,7 @@ class SqliteDeliveries(SqlitePart):
                 connection.execute(_CLAIM, (lease, lease_until, one, now))
                 if connection.changes():
                     claimed.append(one)
-            return _load(connection, claimed)
+            return self._load(connection, claimed)
 
         return await self._write(claim)
 
@@ -130,7 +130,11 @@ class SqliteDeliveries(SqlitePart):
         """See `shared.store.port.DeliveryStore`."""
 
         def record(connection: apsw.Connection) -> list[str]:
-            return [one.delivery_id for one in attempts if _record(connection, one)]
+            return [
+                one.delivery_id
+                for one in attempts
+                if _record(connection, one, self._answer(connection, one))
+            ]
 
         return await self._write(record)
 
@@ -183,18 +187,26 @@ class SqliteDeliveries(SqlitePart):
 
         return await self._write(change)
 
+    def _load(self, connection: apsw.Connection, ids: Collection[str]) -> list[Delivery]:
+        return [
+            delivery(self.sealing, row) for one in ids for row in rows(connection, _LOAD, (one,))
+        ]
 
-def _load(connection: apsw.Connection, ids: Collection[str]) -> list[Delivery]:
-    return [delivery(row) for one in ids for row in rows(connection, _LOAD, (one,))]
+    def _answer(self, connection: apsw.Connection, one: AttemptRecord) -> bytes | None:
+        """The answer as it is kept; None for none, and where nothing may be kept any more."""
+        if one.answer:
+            for key in rows(connection, KEY_OF_DELIVERY, (one.delivery_id,)):
+                return sealed_answer(self.sealing, one, key)
+        return None
 
 
-def _record(connection: apsw.Connection, one: AttemptRecord) -> bool:
+def _record(connection: apsw.Connection, one: AttemptRecord, answer: bytes | None) -> bool:
     """Append one attempt; return whether its delivery moved."""
     connection.execute(
         _INSERT_ATTEMPT,
         (
             one.delivery_id, one.number, one.at, one.duration_ms, one.outcome, one.status,
-            one.error, one.answer,
+            one.error, answer,
         ),
     )  # fmt: skip
     ended = one.at + one.duration_ms

@@ -6,14 +6,18 @@ from collections.abc import AsyncIterator, Collection, Sequence
 import apsw
 
 from shared.domain import aggregates
-from shared.domain.aggregates import decode_state, encode
 from shared.domain.keys import AggregateKey
 from shared.store.database import SqliteDatabase, begin, rollback
 from shared.store.mapping import (
     EVENT_COLUMNS,
+    SELECT_HISTORY,
     aggregate_values,
     event_values,
     folded_entry,
+    history_values,
+    key_values,
+    payload_values,
+    quarantine_values,
     transition_values,
 )
 from shared.store.rows import (
@@ -23,6 +27,7 @@ from shared.store.rows import (
     FoldedEntry,
     KnownEvent,
 )
+from shared.store.seals import Keys, Sealing, state_of
 from shared.store.sqlite.parts import SqlitePart, rows
 
 _FIND_EVENTS = """
@@ -30,14 +35,17 @@ SELECT seq, variant, content FROM events WHERE event_id = ? AND partner_app_id =
 """
 
 _FIND_AGGREGATE = """
-SELECT id, version, state FROM aggregates WHERE key = ? AND partner_app_id = ? AND kind = ?
+SELECT a.id, a.version, a.state, a.private, k.wrapped_by, k.key
+FROM aggregates a LEFT JOIN data_keys k ON k.aggregate_id = a.id
+WHERE a.key = ? AND a.partner_app_id = ? AND a.kind = ?
 """
 
-_HISTORY = """
-SELECT e.time, e.event_id, e.content, h.fact
-FROM history h JOIN events e ON e.seq = h.event_seq
-WHERE h.aggregate_id = ?
+_ERASED = """
+SELECT 1 FROM aggregates
+WHERE key = ? AND partner_app_id = ? AND kind = ? AND status = 'DELETED_BY_USER'
 """
+
+_HISTORY = f"{SELECT_HISTORY} WHERE h.aggregate_id = ?"
 
 _INSERT_EVENT = (
     f"INSERT INTO events ({', '.join(EVENT_COLUMNS)}) "  # noqa: S608 - names of our own
@@ -46,19 +54,19 @@ _INSERT_EVENT = (
 
 _UPSERT_AGGREGATE = """
 INSERT INTO aggregates (kind, partner_app_id, key, id, version, status, conflict, link_id, settles,
-                        touched_at, updated_at, state)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                        touched_at, updated_at, state, private)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     version = excluded.version, status = excluded.status, conflict = excluded.conflict,
     link_id = excluded.link_id, settles = excluded.settles,
     touched_at = max(touched_at, excluded.touched_at), updated_at = excluded.updated_at,
-    state = excluded.state
+    state = excluded.state, private = excluded.private
 """
 
 _INSERT_TRANSITION = """
 INSERT INTO transitions (aggregate_id, version, type, from_status, to_status, event_seq, at,
-                         notified, data)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                         notified, data, private)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 _INSERT_DELIVERY = """
@@ -71,7 +79,12 @@ _INSERT_QUARANTINE = """
 INSERT INTO quarantine (id, reason, detail, source, batch_id, received_at, content, body,
                         traceparent)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (source, content) WHERE status = 'open' DO UPDATE SET seen = seen + 1
+ON CONFLICT (source, content) WHERE status IN ('open', 'erased') DO UPDATE SET seen = seen + 1
+"""
+
+_INSERT_QUARANTINE_KEY = """
+INSERT INTO quarantine_keys (entry_id, wrapped_by, key)
+SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM quarantine WHERE id = ?1 AND status = 'open')
 """
 
 _RESOLVE_QUARANTINE = """
@@ -89,8 +102,10 @@ WHERE settles = 1 AND touched_at <= ? ORDER BY touched_at LIMIT ?
 class SqliteEventTransaction:
     """One write transaction; each method is one hop to the owner thread."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: SqliteDatabase, sealing: Sealing) -> None:
         self._database = database
+        self._sealing = sealing
+        self._keys = Keys(sealing)
         self._made: dict[AggregateKey, Aggregate] = {}
 
     async def find_events(self, refs: Collection[EventRef]) -> dict[EventRef, list[KnownEvent]]:
@@ -122,8 +137,21 @@ class SqliteEventTransaction:
         """See `shared.store.port.EventTransaction`."""
         return await self._database.run(
             lambda connection: {
-                number: [folded_entry(*row) for row in rows(connection, _HISTORY, (number,))]
+                number: [
+                    folded_entry(self._keys.of(number), row)
+                    for row in rows(connection, _HISTORY, (number,))
+                ]
                 for number in aggregate_ids
+            }
+        )
+
+    async def erased(self, keys: Collection[AggregateKey]) -> set[AggregateKey]:
+        """See `shared.store.port.EventTransaction`."""
+        return await self._database.run(
+            lambda connection: {
+                key
+                for key in keys
+                if rows(connection, _ERASED, (key.id, key.partner_app_id, key.kind))
             }
         )
 
@@ -138,12 +166,15 @@ class SqliteEventTransaction:
 
     async def write(self, changes: Changes) -> None:
         """See `shared.store.port.EventTransaction`."""
-        await self._database.run(lambda connection: write(connection, changes))
+        await self._database.run(
+            lambda connection: _write(connection, changes, self._keys, self._sealing)
+        )
 
     def _find(self, connection: apsw.Connection, key: AggregateKey) -> Aggregate:
         values = (key.id, key.partner_app_id, key.kind)
-        for number, version, state in rows(connection, _FIND_AGGREGATE, values):
-            return Aggregate(number, key, version, decode_state(state))
+        for number, version, state, private, *sealed in rows(connection, _FIND_AGGREGATE, values):
+            box = self._keys.find(number, *sealed)
+            return Aggregate(number, key, version, state_of(box, number, state, private))
         if key not in self._made:
             if self._made:
                 last = next(reversed(self._made.values())).id
@@ -162,7 +193,7 @@ class SqliteEvents(SqlitePart):
         async with self._turn:
             try:
                 await self._database.run(begin)
-                yield SqliteEventTransaction(self._database)
+                yield SqliteEventTransaction(self._database, self.sealing)
                 await self._database.run(lambda connection: connection.execute("COMMIT"))
             except BaseException:
                 await self._database.run(rollback)
@@ -176,25 +207,29 @@ class SqliteEvents(SqlitePart):
         return [AggregateKey(*row) for row in found]
 
 
-def write(connection: apsw.Connection, changes: Changes) -> None:
+def _write(connection: apsw.Connection, changes: Changes, keys: Keys, sealing: Sealing) -> None:
     """Write all changes within the transaction at hand."""
     connection.executemany(_INSERT_EVENT, (event_values(one) for one in changes.events))
     connection.executemany(
         "INSERT INTO payloads (seq, received_at, body) VALUES (?, ?, ?)",
-        ((one.seq, one.received_at, one.body) for one in changes.events),
+        payload_values(changes, keys),
     )
     connection.executemany(
-        "INSERT INTO history (aggregate_id, event_seq, fact) VALUES (?, ?, ?)",
-        ((one.aggregate_id, one.event_seq, encode(one.fact)) for one in changes.history),
+        "INSERT INTO history (aggregate_id, event_seq, fact, private) VALUES (?, ?, ?, ?)",
+        history_values(changes, keys),
     )
     connection.executemany(
         _UPSERT_AGGREGATE,
         (
             (one.key.kind, one.key.partner_app_id, one.key.id, *values)
-            for one, values in zip(changes.aggregates, aggregate_values(changes), strict=True)
+            for one, values in zip(changes.aggregates, aggregate_values(changes, keys), strict=True)
         ),
     )
-    connection.executemany(_INSERT_TRANSITION, transition_values(changes))
+    connection.executemany(_INSERT_TRANSITION, transition_values(changes, keys))
+    connection.executemany(
+        "INSERT INTO data_keys (aggregate_id, wrapped_by, key) VALUES (?, ?, ?)",
+        key_values(keys),
+    )
     connection.executemany(
         _INSERT_DELIVERY,
         (
@@ -205,20 +240,14 @@ def write(connection: apsw.Connection, changes: Changes) -> None:
             for one in changes.deliveries
         ),
     )  # fmt: skip
-    _write_rest(connection, changes)
+    _write_rest(connection, changes, sealing)
 
 
-def _write_rest(connection: apsw.Connection, changes: Changes) -> None:
-    connection.executemany(
-        _INSERT_QUARANTINE,
-        (
-            (
-                one.id, one.reason, one.detail, one.source, one.batch_id, one.received_at,
-                one.content, one.body, one.traceparent,
-            )
-            for one in changes.quarantined
-        ),
-    )  # fmt: skip
+def _write_rest(connection: apsw.Connection, changes: Changes, sealing: Sealing) -> None:
+    for one in changes.quarantined:
+        values, key = quarantine_values(one, sealing)
+        connection.execute(_INSERT_QUARANTINE, values)
+        connection.execute(_INSERT_QUARANTINE_KEY, key)
     connection.executemany(
         "UPDATE events SET duplicates = duplicates + ? WHERE seq = ?",
         ((times, seq) for seq, times in changes.duplicates.items()),

@@ -4,6 +4,7 @@ import apsw
 
 from shared.store.database import SqliteDatabase, immediate
 from shared.store.schema import Applied, Migration, load_migrations, missing
+from shared.store.seals import INDEX_KEY
 from shared.store.sqlite.parts import rows
 
 _TABLE = """
@@ -26,6 +27,12 @@ def applied(connection: apsw.Connection) -> dict[int, Applied]:
         return {}
     found = rows(connection, "SELECT version, name, checksum FROM schema_migrations")
     return {version: Applied(*rest) for version, *rest in found}
+
+
+def index_key(connection: apsw.Connection) -> bytes:
+    """The key for tax ids that the store made for itself."""
+    ((key,),) = rows(connection, "SELECT key FROM store_keys WHERE name = ?", (INDEX_KEY,))
+    return bytes(key)
 
 
 async def migrate(database: SqliteDatabase) -> list[str]:

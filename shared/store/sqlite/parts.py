@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import apsw
 
 from shared.store.database import SqliteDatabase, immediate
+from shared.store.seals import Sealing
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ class SqlitePart:
     the turn from beginning to end.
     """
 
+    sealing: Sealing
     _database: SqliteDatabase
     _turn: asyncio.Lock
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import apsw
 
+from shared.config import SealingConfig
 from shared.store.database import SqliteDatabase
 from shared.store.port import Statement
 from shared.store.schema import load_migrations, require_current
+from shared.store.seals import Sealing
 from shared.store.sqlite.deliveries import SqliteDeliveries
 from shared.store.sqlite.events import SqliteEvents
-from shared.store.sqlite.migrate import applied
+from shared.store.sqlite.migrate import applied, index_key
 from shared.store.sqlite.parts import rows
 from shared.store.sqlite.retention import SqliteRetention
 
@@ -20,8 +22,9 @@ from shared.store.sqlite.retention import SqliteRetention
 class SqliteStore(SqliteEvents, SqliteDeliveries, SqliteRetention):
     """A whole store in one file."""
 
-    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+    def __init__(self, path: Path, *, busy_timeout: float, sealing: Sealing | None = None) -> None:
         """`busy_timeout`: seconds to wait for another process's transaction."""
+        self.sealing = sealing or Sealing(SealingConfig())
         self._database = SqliteDatabase(path, busy_timeout=busy_timeout)
         self._turn = asyncio.Lock()
         self._known = load_migrations("sqlite")
@@ -67,6 +70,8 @@ class SqliteStore(SqliteEvents, SqliteDeliveries, SqliteRetention):
 
     def _check(self, connection: apsw.Connection) -> None:
         require_current(applied(connection), self._known)
+        if not self.sealing.index_key:
+            self.sealing.index_key = index_key(connection)
 
 
 def _try_write_lock(connection: apsw.Connection) -> None:

@@ -43,14 +43,39 @@ def _at(time: int, change: ConsentStatus = A, content: str = "") -> Position:
 def test_only_an_authorised_event_that_takes_effect_grants_permissions() -> None:
     history = [
         (_at(1), ConsentFact(A, permissions_granted=("ONE",), expire_at="2030")),
-        (_at(2, D), ConsentFact(D)),
-        (_at(3), ConsentFact(A, permissions_granted=("TWO",), expire_at="2040")),
+        (_at(2, V), ConsentFact(V, permissions_granted=("TWO",), expire_at="2040")),
     ]
     state = consent.fold(history)
     assert state.permissions_granted == ("ONE",)
     assert state.expire_at == "2030"
-    assert state.status is D
-    assert state.conflict
+    assert state.status is V
+
+
+def test_a_deleted_consent_keeps_nothing_personal_whatever_comes_after() -> None:
+    history = [
+        (_at(1), ConsentFact(A, "L", "BANK", "TRACK", ("P",), ("P",), "2030")),
+        (_at(2, D), ConsentFact(D, "L", "BANK", "TRACK", ("P",), ("P",), "2030")),
+        (_at(3), ConsentFact(A, "M", "BANK", "TRACK", ("Q",), ("Q",), "2040")),
+    ]
+    for order in itertools.permutations(history):
+        state = consent.fold(order)
+        assert state == ConsentState(D, link_id="M", conflicts=("c3",), last=_at(3))
+        assert state.erased
+        assert state.conflict
+
+
+def test_an_operators_erasure_is_a_deletion_at_its_time() -> None:
+    history = [
+        (_at(1), ConsentFact(A, "L", "BANK", "TRACK", ("P",), ("P",), "2030")),
+        (_at(9), ConsentFact(A, permissions_granted=("Q",))),
+    ]
+    before = consent.fold(history[:1])
+    erased = aggregates.erase(before, history[:1], at=5)
+    assert erased == ConsentState(D, link_id="L", erased_at=5, last=Position(5, 5, "", ""))
+    later = aggregates.step(erased, *history[1])
+    assert later.conflict
+    assert aggregates.refold(later, history) == later
+    assert aggregates.erase(later, history, at=99) == later
 
 
 def test_permissions_are_empty_before_the_first_authorisation() -> None:
