@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 
 from shared.config import Secret, StoreConfig
+from shared.domain.private import MEMBERS
 from shared.domain.product_request import ProductRequestState
 from shared.store.audit import audit
 from shared.store.open import open_store
@@ -128,7 +129,7 @@ async def _told_faults(world: SimWorld, store: Store) -> list[str]:
         elif state != "delivered":
             faults.append(f"{one} to {name} is {state}")
         bodies = {call.body for call in calls}
-        if len(bodies) > 1:
+        if len({_impersonal(body) for body in bodies}) > 1:
             faults.append(f"{one} to {name} has {len(bodies)} bodies")
         for body in bodies:
             told = orjson.loads(body)
@@ -146,6 +147,14 @@ async def _told_faults(world: SimWorld, store: Store) -> list[str]:
     if due != len(rows):
         faults.append(f"{due} notifications are due, {len(rows)} exist")
     return faults
+
+
+def _impersonal(body: bytes) -> bytes:
+    """A body without what an erasure between two attempts takes away."""
+    told = orjson.loads(body)
+    for member in MEMBERS:
+        told["data"].pop(member, None)
+    return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
 
 
 def _spool_faults(world: SimWorld) -> list[str]:

@@ -181,10 +181,10 @@ class SimWorld:
                 place.receiver = receiver
                 await receiver.run(place.stop)
             case "events":
-                store = open_store(config.store)
+                store = open_store(config.store, config.sealing)
                 await EventsService(config, store=store, clock=clock).run(place.stop)
             case "callbacks":
-                store = open_store(config.store)
+                store = open_store(config.store, config.sealing)
                 await CallbacksService(config, store=store, clock=clock).run(place.stop)
 
     def _ended(self, place: Place, life: Life) -> None:
