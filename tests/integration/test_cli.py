@@ -76,11 +76,8 @@ async def test_state_of_each_kind(correio: Cli, filled: Store) -> None:
     assert consent == {
         "aggregate": "consent", "partnerAppId": ev.APP, "id": ev.CONSENT, "version": 7,
         "status": "DELETED_BY_USER", "conflict": True, "usable": False, "linkId": ev.LINK,
-        "institutionCode": "033", "externalTrackId": "222121",
-        "permissionsApply": ["REGISTRATION_ALL", "ACCOUNTS_ALL", "CREDIT_CARDS_ALL",
-                             "CREDIT_OPERATIONS_ALL", "INVESTMENTS_ALL"],
-        "permissionsGranted": ["REGISTRATION_ALL", "ACCOUNTS_ALL"],
-        "expireAt": "2024-06-25T20:08:17.848Z", "updatedAt": ev.iso(ev.EPOCH + 6),
+        "institutionCode": None, "externalTrackId": None, "permissionsApply": [],
+        "permissionsGranted": [], "expireAt": None, "updatedAt": ev.iso(ev.EPOCH + 6),
     } | {"version": consent["version"]}  # fmt: skip
     request = await correio("state", "product-request", ev.APP, ev.REQUEST)
     assert request["status"] == "PENDING"
@@ -90,6 +87,20 @@ async def test_state_of_each_kind(correio: Cli, filled: Store) -> None:
     }  # fmt: skip
     link = await correio("state", "link", ev.APP, ev.LINK)
     assert (link["status"], link["consents"]) == ("CREATED", [ev.CONSENT])
+
+
+async def test_state_of_a_consent_that_stands(correio: Cli, store: Store) -> None:
+    applier = Applier(store, Config(), clock=SystemClock())
+    await applier.apply([Arrival(ev.raw("consent_authorised"), "klavi", "b", ev.EPOCH)])
+    assert await correio("state", "consent", ev.APP, ev.CONSENT) == {
+        "aggregate": "consent", "partnerAppId": ev.APP, "id": ev.CONSENT, "version": 1,
+        "status": "AUTHORISED", "conflict": False, "usable": False, "linkId": ev.LINK,
+        "institutionCode": "033", "externalTrackId": "222121",
+        "permissionsApply": ["REGISTRATION_ALL", "ACCOUNTS_ALL", "CREDIT_CARDS_ALL",
+                             "CREDIT_OPERATIONS_ALL", "INVESTMENTS_ALL"],
+        "permissionsGranted": ["REGISTRATION_ALL", "ACCOUNTS_ALL"],
+        "expireAt": "2024-06-25T20:08:17.848Z", "updatedAt": ev.iso(ev.EPOCH),
+    }  # fmt: skip
 
 
 async def test_what_is_unknown_is_a_no(correio: Cli) -> None:
