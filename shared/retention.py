@@ -22,6 +22,7 @@ from shared.store.retention import (
     HEAVY,
     LIGHT,
     OLDEST,
+    ORPHANED_KEYS,
     Kind,
     Limits,
     ended,
@@ -182,6 +183,7 @@ class Retention:
         for kind, light in LIGHT.items():
             if now.before(kind):
                 await self._empty(light.table, light.delete, light.values(now.before(kind)))
+        await self._empty("quarantine_keys", ORPHANED_KEYS, ())
 
     async def _forget(self, kind: Kind, before: int) -> None:
         pace, last, fruitless = Pace(), None, 0

@@ -31,6 +31,9 @@ class Kind(StrEnum):
     SAMPLES = "samples"
 
 
+OWNED = ("data_keys", "subjects", "ordered_for")
+"""Tables of what belongs to an aggregate beside its rows; they go with it uncounted."""
+
 HEAVY = (Kind.PAYLOADS, Kind.ATTEMPTS)
 """Kinds of many rows, which go by their age alone."""
 
@@ -193,6 +196,14 @@ LIGHT = {
     Kind.AUDIT: Light("audit", "id", "id < ? AND at < ?"),
     Kind.SAMPLES: Light("samples", "at", "at < ?"),
 }
+
+ORPHANED_KEYS = """
+DELETE FROM quarantine_keys WHERE entry_id IN (
+    SELECT k.entry_id FROM quarantine_keys k
+    WHERE NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.id = k.entry_id) LIMIT ?
+)
+"""
+"""Remove keys of quarantine entries that are gone."""
 
 OLDEST = {
     "payloads": "SELECT received_at FROM payloads ORDER BY seq LIMIT 1",

@@ -9,6 +9,7 @@ from shared.store.postgres.partitions import CUTS, drop_part, make_parts, parts
 from shared.store.postgres.parts import Connection, PostgresPart, execute, rows, translated
 from shared.store.retention import (
     DAY,
+    OWNED,
     Kind,
     Limits,
     Page,
@@ -108,6 +109,8 @@ async def _purge(connection: Connection, going: Numbers, limits: Limits) -> dict
         bounds = min(at for _, at in received), max(at for _, at in received)
         removed["payloads"] = await _delete(connection, _DELETE_PAYLOADS, numbers, times, *bounds)
     removed["events"] = await _delete(connection, _DELETE_EVENTS, seqs)
+    for table in OWNED:
+        await _delete(connection, _DELETE_OF_AGGREGATES.format(table), going)
     last = "DELETE FROM aggregates WHERE id = ANY (%b::bigint[])"
     removed["aggregates"] = await _delete(connection, last, going)
     return removed

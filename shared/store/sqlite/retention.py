@@ -11,7 +11,16 @@ import apsw
 from msgspec import Struct
 
 from shared.ids import lowest_id
-from shared.store.retention import Kind, Limits, Page, Step, ended, ended_values, page_query
+from shared.store.retention import (
+    OWNED,
+    Kind,
+    Limits,
+    Page,
+    Step,
+    ended,
+    ended_values,
+    page_query,
+)
 from shared.store.sqlite.parts import SqlitePart, rows
 
 T = TypeVar("T")
@@ -129,3 +138,5 @@ def _purge(connection: apsw.Connection, aggregate: int, removed: dict[str, int])
         before = connection.total_changes()
         connection.executemany(statement, values)
         removed[table] += connection.total_changes() - before
+    for table in OWNED:
+        connection.execute(f"DELETE FROM {table} WHERE aggregate_id = ?", mine)  # noqa: S608 - names of our own

@@ -1,7 +1,7 @@
 -- What is personal rests sealed, apart from what is folded: in `private`, NULL where nothing is.
 -- Data keys have tables of their own, so that backups can leave them out. They lie in small parts,
--- since PostgreSQL leaves the bytes of a deleted row in their place until its table is written anew:
--- that is done with the part of a key that was destroyed, and locks only this part.
+-- since PostgreSQL leaves the bytes of a deleted row in their place until its table is written
+-- anew: that is done with the part of a key that was destroyed, and locks only this part.
 
 ALTER TABLE aggregates ADD COLUMN private BYTEA;
 ALTER TABLE history ADD COLUMN private BYTEA;
@@ -48,32 +48,32 @@ VALUES ('index', decode(replace(concat(gen_random_uuid(), gen_random_uuid()), '-
 -- Keyed hashes of tax ids, and the aggregates that name them.
 CREATE TABLE subjects (
     aggregate_id BIGINT NOT NULL,
-    token        TEXT COLLATE "C"    NOT NULL,
+    token        TEXT COLLATE "C" NOT NULL,
     PRIMARY KEY (aggregate_id, token)
 );
 CREATE INDEX subjects_by_token ON subjects (token);
 
 -- Which product requests were ordered for which consents.
 CREATE TABLE ordered_for (
-    consent_id     TEXT COLLATE "C"    NOT NULL,
-    partner_app_id TEXT COLLATE "C"    NOT NULL,
-    aggregate_id   BIGINT NOT NULL,
-    PRIMARY KEY (consent_id, partner_app_id, aggregate_id)
+    aggregate_id BIGINT NOT NULL,
+    consent_id   TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (aggregate_id, consent_id)
 );
+CREATE INDEX ordered_for_by_consent ON ordered_for (consent_id);
 
 -- Erasures asked for, and the receipt of each.
 CREATE TABLE erasures (
-    id             TEXT COLLATE "C"    PRIMARY KEY,
+    id             TEXT COLLATE "C" PRIMARY KEY,
     aggregate_id   BIGINT NOT NULL,
-    kind           TEXT COLLATE "C"    NOT NULL,
-    partner_app_id TEXT COLLATE "C"    NOT NULL,
-    key            TEXT COLLATE "C"    NOT NULL,
-    reason         TEXT COLLATE "C"    NOT NULL,
+    kind           TEXT COLLATE "C" NOT NULL,
+    partner_app_id TEXT COLLATE "C" NOT NULL,
+    key            TEXT COLLATE "C" NOT NULL,
+    reason         TEXT COLLATE "C" NOT NULL,
     asked_at       BIGINT NOT NULL,
-    state          TEXT COLLATE "C"    NOT NULL,
+    state          TEXT COLLATE "C" NOT NULL,
     due_at         BIGINT NOT NULL,
-    tokens         TEXT COLLATE "C"    NOT NULL,
-    receipt        BYTEA    NOT NULL
+    tokens         TEXT COLLATE "C" NOT NULL,
+    receipt        BYTEA NOT NULL
 );
 CREATE INDEX erasures_to_do ON erasures (due_at) WHERE state <> 'done';
 CREATE INDEX erasures_by_key ON erasures (key);

@@ -36,11 +36,11 @@ CREATE INDEX subjects_by_token ON subjects (token);
 
 -- Which product requests were ordered for which consents.
 CREATE TABLE ordered_for (
-    consent_id     TEXT    NOT NULL,
-    partner_app_id TEXT    NOT NULL,
-    aggregate_id   INTEGER NOT NULL,
-    PRIMARY KEY (consent_id, partner_app_id, aggregate_id)
+    aggregate_id INTEGER NOT NULL,
+    consent_id   TEXT    NOT NULL,
+    PRIMARY KEY (aggregate_id, consent_id)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX ordered_for_by_consent ON ordered_for (consent_id);
 
 -- Erasures asked for, and the receipt of each.
 CREATE TABLE erasures (
