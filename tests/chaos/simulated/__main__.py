@@ -2,14 +2,15 @@
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tests.chaos.simulated.mutants import MUTANTS, SEEDS, planted
-from tests.chaos.simulated.run import quiet, run
+from tests.chaos.simulated.run import Verdict, quiet, run
 
 
 def main() -> int:
@@ -26,35 +27,46 @@ def main() -> int:
         print(verdict.digest, *verdict.faults, sep="\n  ")
         return bool(verdict.faults)
     first, _, last = f"0:{given.seeds}".rpartition(":")
-    return _seeds(range(int(first.rpartition(":")[2]), int(last)))
+    return _seeds(range(int(first.rpartition(":")[2]), int(last)), jobs=given.jobs)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.simulated", description=__doc__)
     parser.add_argument("--seeds", default="150", help="how many, or FROM:TO")
     parser.add_argument("--seed", type=int, help="one seed, with everything that happens in it")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to spread the seeds over")
     parser.add_argument("--mutants", action="store_true", help="plant each mistake: is it caught?")
     parser.add_argument("--mutant", choices=MUTANTS, help="plant this one")
     return parser.parse_args()
 
 
-def _seeds(seeds: range) -> int:
-    began, failed, seen, steps, healing = time.monotonic(), 0, Counter[str](), 0, []
-    for seed in seeds:
-        verdict = run(seed)
+def _seeds(seeds: range, *, jobs: int) -> int:
+    began, failed, steps, seen = time.monotonic(), 0, 0, Counter[str]()
+    healing = []
+    for verdict in _verdicts(seeds, jobs=jobs):
         seen += verdict.seen
         steps += verdict.steps
-        healing.append((verdict.healing, seed))
+        healing.append((verdict.healing, verdict.seed))
         if verdict.faults:
             failed += 1
-            print(f"seed {seed} ({verdict.digest}):", *verdict.faults, sep="\n  ", flush=True)
+            print(
+                f"seed {verdict.seed} ({verdict.digest}):", *verdict.faults, sep="\n  ", flush=True
+            )
     print(*(f"{count:8} {fault}" for fault, count in sorted(seen.items())), sep="\n")
     healing.sort()
-    print(f"drained {healing[len(healing) // 2][0]:.0f} s after the last fault in the middle, "
-          f"{healing[-1][0]:.0f} s at the most (seed {healing[-1][1]})")  # fmt: skip
+    (median, _), (worst, slowest) = healing[len(healing) // 2], healing[-1]
+    print(f"drained {median:.0f} s after the last fault, {worst:.0f} s in seed {slowest}")
     took = time.monotonic() - began
     print(f"{len(seeds)} seeds, {failed} failed; {steps} steps in {took:.1f} s")
     return failed > 0
+
+
+def _verdicts(seeds: range, *, jobs: int) -> Iterator[Verdict]:
+    if jobs == 1:
+        yield from map(run, seeds)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap(run, seeds, chunksize=20)
 
 
 def _mutants(names: Sequence[str]) -> int:

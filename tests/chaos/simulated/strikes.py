@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shared.broker import topology
+from tests.chaos.simulated import operators
 from tests.chaos.simulated.loop import Life
 from tests.chaos.simulated.platter import Platter
 
@@ -149,6 +150,22 @@ def _endpoint_down(world: "SimWorld") -> None:
     some.down_until = world.loop.time() + world.weather.between(0.2, 5)
 
 
+def _operator_replays_quarantine(world: "SimWorld") -> None:
+    operators.act(world, operators.replay_quarantine)
+
+
+def _operator_replays_deliveries(world: "SimWorld") -> None:
+    operators.act(world, operators.replay_deliveries)
+
+
+def _operator_cancels_deliveries(world: "SimWorld") -> None:
+    operators.act(world, operators.cancel_deliveries(world))
+
+
+def _operator_pauses_an_endpoint(world: "SimWorld") -> None:
+    operators.act(world, operators.pause_endpoint(world))
+
+
 STRIKES: dict[str, tuple[float, Strike]] = {
     "kill": (3.0, _kill),
     "kill at a step": (3.0, _kill_at_a_step),
@@ -171,5 +188,9 @@ STRIKES: dict[str, tuple[float, Strike]] = {
     "disk full": (1.0, _disk_full),
     "endpoint gone": (0.5, _endpoint_gone),
     "endpoint down": (1.0, _endpoint_down),
+    "operator replays quarantine": (1.0, _operator_replays_quarantine),
+    "operator replays deliveries": (0.5, _operator_replays_deliveries),
+    "operator cancels deliveries": (0.5, _operator_cancels_deliveries),
+    "operator pauses an endpoint": (0.7, _operator_pauses_an_endpoint),
 }
 """What happens → how likely it is to be chosen, against the others, and how it is done."""

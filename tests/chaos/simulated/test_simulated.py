@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+from tests.chaos.simulated.rows import TOLD_OF
+from tests.chaos.simulated.strikes import STRIKES
+from tests.chaos.simulated.weather import RATES
+
 
 def simulate(*arguments: str) -> str:
     """Run in a process of its own, with the order of sets fixed; returns what it said."""
@@ -20,6 +24,7 @@ def simulate(*arguments: str) -> str:
     return made.stdout
 
 
+@pytest.mark.timeout(600)
 def test_the_promises_hold_for_every_seed() -> None:
     assert "150 seeds, 0 failed" in simulate("--seeds", "0:150")
 
@@ -28,6 +33,10 @@ def test_a_seed_replays_exactly() -> None:
     said = simulate("--seed", "9")
     assert said.count("\n") > 100
     assert said == simulate("--seed", "9")
+
+
+def test_the_catalogue_names_every_fault() -> None:
+    assert TOLD_OF.keys() == RATES.keys() | STRIKES.keys()
 
 
 @pytest.mark.deep

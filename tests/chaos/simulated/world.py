@@ -112,6 +112,7 @@ class SimWorld:
         self.source = SimSource(self.loop, self.weather, self._servers)
         self.faults: list[str] = []
         self.healed_at = 0.0
+        self.cancelled: set[str] = set()
         self.places = [
             Place(f"{role}{number}", role)
             for role, most in (("receiver", 2), ("events", 2), ("callbacks", 2))
