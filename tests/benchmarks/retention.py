@@ -1,0 +1,214 @@
+"""What a pass of retention does to the acknowledgements: ``python -m tests.benchmarks.retention``.
+
+A store is filled with many events, the older half of them in the past; then a receiver takes
+batches at a given rate, an events worker beside it, at first without and then with a pass under
+way. Afterwards half of the events must be gone and the books must balance.
+
+Each stage also runs by itself on a store that is there already: ``fill``, ``measure`` or ``check``
+with ``--store URL``.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from shared.clock import SystemClock
+from shared.config import Config, EndpointConfig, Secret, StoreConfig
+from shared.store.migrate import migrate
+from shared.store.open import open_store
+from shared.store.port import Store
+from shared.store.retention import DAY
+from tests.benchmarks import traffic
+from tests.benchmarks.ingest import load
+from tests.benchmarks.rig import Rig, count_rows, rig
+from tests.benchmarks.sides import CORREIO, Place
+from tests.support import books
+from tests.support import events as ev
+from tests.support.clock import ManualClock
+from tests.support.endpoints import SECRET as ENDPOINT_SECRET
+from tests.support.processes import write_config
+from worker.events.apply import Applier
+from worker.events.arrivals import Arrival
+
+GROUP = 1_000
+STORY = (
+    ev.event("link_created", linkId="LINK-"),
+    ev.event("consent_authorised", linkId="LINK-", consentId="CONSENT-"),
+    ev.event("product_request_received", linkId="LINK-", requestId="REQUEST-",
+             consentIds=["CONSENT-"], products=["pf_checking_account"]),
+    ev.event("product_generated_success", requestId="REQUEST-", product="pf_checking_account"),
+    ev.event("consent_revoked", linkId="LINK-", consentId="CONSENT-"),
+)  # fmt: skip
+"""Afterwards the consent is over and the request complete."""
+
+OLD = 40
+"""Days since the first events of the older half; they came over five days."""
+
+LIMIT = 20
+CONFIG = Config(
+    endpoint=(EndpointConfig(id="crm", url="http://x", secrets=(Secret(ENDPOINT_SECRET),)),)
+)
+
+
+class Size(Struct, frozen=True):
+    """How much is measured: events, requests of ten events a second, seconds of each stage."""
+
+    events: int
+    rate: float
+    seconds: float
+
+
+def stories(first: int, count: int) -> Iterator[bytes]:
+    """The events of that many users, from the given number on."""
+    templates = [
+        ev.dump({**one, "eventId": f"E{place}-"}).replace(b'-"', b'-%d"')
+        for place, one in enumerate(STORY)
+    ]
+    for number in range(first, first + count):
+        for one in templates:
+            yield one.replace(b"%d", b"%d" % number)
+
+
+async def fill(url: str, events: int) -> None:
+    """Store the events, half of them old; every delivery has been made at the first attempt."""
+    await migrate(Secret(url))
+    store = open_store(StoreConfig(url=Secret(url)))
+    await store.start()
+    clock = ManualClock(SystemClock().now() - OLD * DAY)
+    await store.make_room(now=clock.now())
+    applier = Applier(store, CONFIG, clock=clock)
+    users = events // len(STORY)
+    began, group = time.perf_counter(), list[Arrival]()
+    for half in range(2):
+        first = half * (users // 2)
+        for number, body in enumerate(stories(first, users // 2)):
+            group.append(Arrival(body, "klavi", "b", clock.now()))
+            if len(group) == GROUP:
+                await applier.apply(group)
+                group = []
+            if not half and number % (events // 10) == 0:
+                clock.move(DAY / 1000)
+        await applier.apply(group)
+        group = []
+        clock.move(max(0, SystemClock().now() - clock.now()) / 1000)
+    await _deliver(store)
+    await store.close()
+    print(f"filled at {events / (time.perf_counter() - began):,.0f} events/s", flush=True)
+
+
+async def _deliver(store: Store) -> None:
+    await store.change([
+        ("INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, "
+         "answer) SELECT id, 1, created_at, 5, 'succeeded', 200, '', ? FROM deliveries", (b"",)),
+        ("UPDATE deliveries SET state = 'delivered', attempts = 1", ()),
+        ("UPDATE leases SET ended_at = 0", ()),
+    ])  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def working(place: Place, *, retention: bool) -> AsyncIterator[tuple[int, dict[str, int]]]:
+    """A receiver's port and all that works, with or without passes."""
+    days = {f"{one}_days": LIMIT for one in ("payload", "attempt", "ended")}
+    write_config(
+        place.folder,
+        broker={"url": place.broker},
+        store={"url": place.store},
+        receiver={"spool": str(place.folder / "spool")},
+        retention={"interval": 60 if retention else 1e10, **days},
+        source=[{"name": "klavi", "secrets": [traffic.SECRET], "partner_app_ids": [ev.APP]}],
+    )
+    with CORREIO.worker(place) as worker:
+        async with CORREIO.receiver(place) as (port, receiver):
+            pids = {"receiver": receiver.pid, "events worker": worker.pid}
+            pids |= place.rig.broker_pids() | place.rig.database_pids(place.store)
+            yield port, pids
+
+
+async def measure(made: Rig, url: str, size: Size) -> float:
+    """Print what acknowledgements take without and with a pass; return the ratio of the p99."""
+    found: dict[bool, dict[str, Any]] = {}
+    with made.vhost() as broker:
+        place = Place(made, made.fresh("retention"), broker, url)
+        await CORREIO.prepare(place)
+        for retention in (False, True):
+            before = count_rows(url, "deliveries")
+            async with working(place, retention=retention) as (port, pids):
+                answer, use = await load(
+                    made, port, batch=10, seconds=size.seconds, rate=size.rate, warm=3, pids=pids
+                )
+                gone = before - count_rows(url, "deliveries")
+                under_way = await _until_ended(url) if retention else 0.0
+            found[retention] = answer
+            told = ", ".join(f"{name} {share:.0%}" for name, share in use.cpu.items())
+            name = "with" if retention else "without"
+            print(
+                f"{name} a pass: p50 {answer['p50']:.1f} ms, p99 {answer['p99']:.1f} ms, "
+                f"{answer['rate']:,.0f} events/s, refused {answer['refused']}; CPU {told}; "
+                f"deliveries removed meanwhile {gone:,}, the pass then took {under_way:.0f} s more",
+                flush=True,
+            )
+    ratio = float(found[True]["p99"] / found[False]["p99"])
+    print(f"p99 with a pass: {ratio:.2f} times that without", flush=True)
+    return ratio
+
+
+async def _until_ended(url: str, *, limit: float = 3_600) -> float:
+    """Seconds until the pass has come to its end."""
+    began = time.perf_counter()
+    async with asyncio.timeout(limit):
+        while books.fetch(url, "SELECT ended_at FROM leases WHERE name = 'retention'") == [(0,)]:
+            await asyncio.sleep(0.2)
+    return time.perf_counter() - began
+
+
+async def check(url: str, events: int) -> None:
+    """Exactly the older half must be gone, and the books must balance."""
+    ((old,),) = books.fetch(
+        url, f"SELECT count(*) FROM events WHERE received_at < {SystemClock().now() - LIMIT * DAY}"
+    )
+    left = {one: count_rows(url, one) for one in ("events", "payloads", "deliveries", "attempts")}
+    young = books.fetch(url, "SELECT count(*) FROM events WHERE batch_id = 'b'")[0][0]
+    print(f"{old} old events left, {young:,} of {events:,} filled; rows {left}", flush=True)
+    faults = await books.audit_faults(url)
+    print("the books balance" if not faults else f"FAULTS {faults}", flush=True)
+    if old or young != events // 2 or faults:
+        raise SystemExit(1)
+
+
+async def run(options: argparse.Namespace) -> None:
+    size = Size(options.events, options.rate, options.seconds)
+    async with contextlib.AsyncExitStack() as stack:
+        made = await stack.enter_async_context(rig())
+        for kind in [""] if options.store else options.kinds.split(","):
+            folder = made.fresh("store")
+            url = options.store or stack.enter_context(made.store(kind, folder))
+            print(f"{kind or 'store'}: {size.events:,} events", flush=True)
+            if options.stage in ("all", "fill"):
+                await fill(url, size.events)
+            if options.stage in ("all", "measure"):
+                await measure(made, url, size)
+            if options.stage in ("all", "check"):
+                await check(url, size.events)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", nargs="?", default="all",
+                        choices=("all", "fill", "measure", "check"))  # fmt: skip
+    parser.add_argument("--store", default="", help="URL of the store; default: stores of its own")
+    parser.add_argument("--kinds", default="sqlite,postgres")
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=float, default=100, help="requests of ten events a second")
+    parser.add_argument("--seconds", type=float, default=40)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
