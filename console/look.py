@@ -251,7 +251,7 @@ def trace(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT0
     def human() -> None:
         context.table(
             "Events",
-            ("event", "name", "time", "received", "source", "label", "repeated"),
+            ("event", "name", "time", "received", "source", "label", "repeated", "tax ids"),
             (list(one.values()) for one in answer["events"]),
         )
         context.table(
@@ -317,6 +317,7 @@ def _event(one: EventRow) -> dict[str, Any]:
         "source": one.source,
         "label": one.label,
         "duplicates": one.duplicates,
+        "taxIds": one.tax_form or None,
     }
 
 

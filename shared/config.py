@@ -163,6 +163,7 @@ class RetentionConfig(Struct, frozen=True, forbid_unknown_fields=True):
     quarantine_resolved_days: Days = 30.0
     audit_days: Days = 1_825.0
     sample_days: Days = 7.0
+    erasure_days: Days = 3_650.0
 
 
 class OpsConfig(Struct, frozen=True, forbid_unknown_fields=True):

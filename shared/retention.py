@@ -251,6 +251,8 @@ def _days(config: RetentionConfig, kind: Kind) -> float:
             return config.attempt_days
         case Kind.SAMPLES:
             return config.sample_days
+        case Kind.ERASURES:
+            return config.erasure_days
         case _:
             days: float = getattr(config, f"{kind}_days")
             return days

@@ -22,7 +22,7 @@ from shared.domain.consent import ConsentFact, ConsentStatus
 from shared.domain.keys import AggregateKey, AggregateKind, Position
 from shared.domain.link import LinkFact
 from shared.domain.product_request import OrderFact, OutcomeFact
-from shared.domain.tax_ids import normalise
+from shared.domain.tax_ids import TaxForm, form_of, normalise
 
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=4096)]
@@ -61,6 +61,7 @@ class Event(Struct, frozen=True):
         content: digest of the whole content, the same for any order of keys or white space.
         facts: what it says, of which aggregate; the first is what the event is about.
         tax_ids: whom it names, as far as it has the form of a CPF or CNPJ; without punctuation.
+        tax_form: whether the tax ids that it gives are such; None if it gives none.
     """
 
     partner_app_id: str
@@ -71,6 +72,7 @@ class Event(Struct, frozen=True):
     content: str
     facts: tuple[tuple[AggregateKey, Fact], ...]
     tax_ids: tuple[str, ...] = ()
+    tax_form: TaxForm | None = None
 
     @property
     def owners(self) -> tuple[AggregateKey, ...]:
@@ -236,6 +238,7 @@ def decode(
         return time
     if partner_app_ids and message.partner_app_id not in partner_app_ids:
         return Unreadable(Reason.FOREIGN_APPLICATION, "partnerAppId does not belong to this source")
+    given = _given_tax_ids(message.payload)
     event = Event(
         partner_app_id=message.partner_app_id,
         event_id=event_id,
@@ -244,7 +247,8 @@ def decode(
         time=time,
         content=content_digest(body),
         facts=tuple(_facts(message)),
-        tax_ids=_tax_ids(message.payload),
+        tax_ids=_tax_ids(given),
+        tax_form=form_of(*given),
     )
     if b"\\u0000" in body and _holds_nul(event):
         return Unreadable(Reason.NUL_CHARACTER, "an id holds U+0000")
@@ -329,10 +333,14 @@ def _consent_facts(
         yield _link(app, payload.link_id), LinkFact(consents=tuple(consents))
 
 
-def _tax_ids(payload: _Payload) -> tuple[str, ...]:
-    given = [payload.personal_tax_id, payload.business_tax_id]
+def _given_tax_ids(payload: _Payload) -> tuple[Any, ...]:
+    """Whatever stands where a tax id belongs."""
     if isinstance(payload, _OrderPayload):
-        given.append(payload.request_body.tax_id)
+        return payload.personal_tax_id, payload.business_tax_id, payload.request_body.tax_id
+    return payload.personal_tax_id, payload.business_tax_id
+
+
+def _tax_ids(given: Iterable[Any]) -> tuple[str, ...]:
     found = [tax_id for one in given if one and (tax_id := normalise(one))]
     return tuple(dict.fromkeys(found))
 

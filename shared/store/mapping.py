@@ -55,7 +55,7 @@ FROM history h JOIN events e ON e.seq = h.event_seq
 
 EVENT_COLUMNS = (
     "seq", "partner_app_id", "event_id", "variant", "content", "type", "name", "time", "label",
-    "source", "batch_id", "received_at", "traceparent",
+    "source", "batch_id", "received_at", "traceparent", "tax_form",
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def event_values(one: NewEvent) -> tuple[Any, ...]:
     return (
         one.seq, one.ref.partner_app_id, one.ref.event_id, one.variant, one.content, one.type,
         one.name, one.time, one.label.value, one.source, one.batch_id, one.received_at,
-        one.traceparent,
+        one.traceparent, one.tax_form,
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class EventRow(Struct, frozen=True):
     source: str
     label: str
     duplicates: int
+    tax_form: str
 
 
 class TransitionRow(Struct, frozen=True):
@@ -141,7 +142,9 @@ SELECT d.id, a.kind, a.partner_app_id, a.key, d.version, d.endpoint, d.type, d.s
 FROM deliveries d JOIN aggregates a ON a.id = d.aggregate_id
 """
 
-_EVENT = "SELECT seq, event_id, name, time, received_at, source, label, duplicates FROM events"
+_EVENT = (
+    "SELECT seq, event_id, name, time, received_at, source, label, duplicates, tax_form FROM events"
+)
 
 _QUARANTINE = (
     "SELECT id, reason, detail, source, batch_id, received_at, seen, status FROM quarantine"

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     QUARANTINE_RESOLVED = "quarantine_resolved"
     AUDIT = "audit"
     SAMPLES = "samples"
+    ERASURES = "erasures"
 
 
 OWNED = ("data_keys", "subjects", "ordered_for")
@@ -59,6 +60,7 @@ class Limits(Struct, frozen=True):
     quarantine_resolved: int
     audit: int
     samples: int
+    erasures: int
 
     def before(self, kind: Kind) -> int:
         """The limit of a kind."""
@@ -84,6 +86,7 @@ def limits(config: RetentionConfig, *, now: int) -> Limits:
         quarantine_resolved=before(config.quarantine_resolved_days),
         audit=before(config.audit_days),
         samples=before(config.sample_days),
+        erasures=before(config.erasure_days),
     )
 
 
@@ -125,11 +128,14 @@ a.conflict = 0 AND a.kind {which} 'link' AND (
     SELECT 1 FROM deliveries d WHERE d.aggregate_id = a.id
     AND d.state IN ('pending', 'retrying', 'held', 'exhausted')
     AND (d.updated_at >= ? OR d.due_at >= ?)
+) AND NOT EXISTS (
+    SELECT 1 FROM erasures x WHERE x.key = a.key AND x.aggregate_id = a.id AND x.state <> 'done'
 )
 """
 """Whether aggregate `a` may go; `which` is ``=`` for links and ``<>`` for the others.
 
-One without any event was only ever locked. A conflict that nobody has cleared keeps its consent.
+One without any event was only ever locked. A conflict that nobody has cleared keeps its consent,
+and so does an erasure that is not done.
 """
 
 PAGE = """
@@ -188,11 +194,12 @@ class Light(Struct, frozen=True):
 
 LIGHT = {
     Kind.QUARANTINE_OPEN: Light(
-        "quarantine", "id", "id < ? AND status = 'open' AND received_at < ?"
+        "quarantine", "id", "id < ? AND status IN ('open', 'erased') AND received_at < ?"
     ),
     Kind.QUARANTINE_RESOLVED: Light(
-        "quarantine", "id", "id < ? AND status <> 'open' AND resolved_at < ?"
+        "quarantine", "id", "id < ? AND status IN ('replayed', 'discarded') AND resolved_at < ?"
     ),
+    Kind.ERASURES: Light("erasures", "id", "id < ? AND state = 'done' AND asked_at < ?"),
     Kind.AUDIT: Light("audit", "id", "id < ? AND at < ?"),
     Kind.SAMPLES: Light("samples", "at", "at < ?"),
 }

@@ -63,6 +63,7 @@ class NewEvent(Struct, frozen=True):
         owners: numbers of the aggregates that it belongs to, by whose keys the body is sealed.
             The body of an event that belongs to none is not kept.
         tax_ids: whom the event names.
+        tax_form: whether these are tax ids (`shared.domain.tax_ids.TaxForm`); empty for none.
     """
 
     seq: int
@@ -80,6 +81,7 @@ class NewEvent(Struct, frozen=True):
     traceparent: str = ""
     owners: tuple[int, ...] = ()
     tax_ids: tuple[str, ...] = ()
+    tax_form: str = ""
 
 
 class HistoryEntry(Struct, frozen=True):

@@ -55,7 +55,8 @@ async def test_what_has_ended_goes_whole_and_what_lives_keeps_its_history(life: 
     assert removed["events"] == removed["payloads"] == 5
     assert life.counts() == {
         "aggregates": 2, "events": 2, "payloads": 2, "history": 3, "transitions": 2,
-        "deliveries": 2, "attempts": 2,
+        "deliveries": 2, "attempts": 2, "data_keys": 2, "subjects": life.count("subjects"),
+        "ordered_for": 0,
     }  # fmt: skip
 
 
@@ -147,6 +148,30 @@ async def test_the_rest_goes_by_its_own_age(life: Life) -> None:
         gone.append(set(await life.retain()))
     entries_and_keys = {"quarantine", "quarantine_keys"}
     assert gone == [set(), {"samples"}, entries_and_keys, {"audit"}, entries_and_keys]
+    assert life.count("quarantine_keys") == 0
+
+
+async def test_what_is_being_erased_waits_for_it_and_its_receipt_stays(life: Life) -> None:
+    await life.happens(ev.event("consent_revoked", linkId=""))
+    await life.deliver()
+    ((number,),) = books.fetch(life.url, "SELECT id FROM aggregates")
+    asked = life.clock.now()
+    await life.store.change([(
+        "INSERT INTO erasures (id, aggregate_id, kind, partner_app_id, key, reason, asked_at, "
+        "state, due_at, tokens, receipt) "
+        "VALUES (?, ?, 'consent', ?, ?, '', ?, 'pending', ?, '', ?)",
+        (new_id(), number, ev.APP, ev.CONSENT, asked, asked, b""),
+    )])  # fmt: skip
+    life.pass_days(61)
+    await life.retain()
+    assert ev.CONSENT in life.statuses()
+    await life.store.change([("UPDATE erasures SET state = 'done'", ())])
+    await life.retain()
+    assert life.statuses() == {}
+    assert life.count("erasures") == 1
+    life.pass_days(160)
+    await life.retain()
+    assert life.count("erasures") == 0
 
 
 async def test_for_ever_means_for_ever(life: Life) -> None:
@@ -177,7 +202,7 @@ async def test_what_would_go_is_counted_beforehand(life: Life) -> None:
     found = {one.kind: one.count for one in await kept.due()}
     assert found == {
         Kind.PAYLOADS: 1, Kind.ATTEMPTS: 1, Kind.AGGREGATES: 1, Kind.QUARANTINE_OPEN: 1,
-        Kind.QUARANTINE_RESOLVED: 0, Kind.AUDIT: None, Kind.SAMPLES: 0,
+        Kind.QUARANTINE_RESOLVED: 0, Kind.AUDIT: None, Kind.SAMPLES: 0, Kind.ERASURES: 0,
     }  # fmt: skip
     assert set(await kept.oldest()) == {"payloads", "attempts", "events", "quarantine"}
     await kept.run_now()

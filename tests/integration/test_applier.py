@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from shared.clock import SystemClock
 from shared.config import Config, EndpointConfig, Secret, SourceConfig, StoreConfig
@@ -313,3 +314,32 @@ def test_any_order_repetition_and_split_ends_the_same_deep(
     store_url: str, made: list[dict[str, Any]], seed: int, count: int
 ) -> None:
     _check_orders(store_url, made, seed, count)
+
+
+async def test_tax_ids_are_checked_for_their_form_and_nothing_is_refused(
+    store: Store, store_url: str
+) -> None:
+    """The documented examples hold a right CPF and, in the order, a wrong one."""
+    made = [ev.event(name, at=at) for at, name in enumerate(ev.NAMES)]
+    made += [
+        ev.event("link_created", at=20, event_id="cipher", personalTaxId="gAAAAABmJx2v8w=="),
+        ev.event("link_created", at=21, event_id="none", personalTaxId=""),
+        ev.event("link_created", at=22, event_id="letters", personalTaxId="12.ABC.345/01DE-35"),
+        ev.event("link_created", at=23, event_id="odd", personalTaxId=[1]),
+    ]
+    before = {form: told_forms(form) for form in ("valid", "invalid", "unchecked")}
+    await Applier(store, CONFIG, clock=SystemClock()).apply([arrival(one) for one in made])
+    forms = dict(books.fetch(store_url, "SELECT event_id, tax_form FROM events"))
+    assert {name for name, form in forms.items() if form == "invalid"} == {
+        "product_request_received-7", "odd",
+    }  # fmt: skip
+    assert (forms["cipher"], forms["none"], forms["letters"]) == ("unchecked", "", "valid")
+    assert books.read(store_url).quarantined == {}
+    assert {form: told_forms(form) - before[form] for form in before} == {
+        "valid": 10, "invalid": 2, "unchecked": 1,
+    }  # fmt: skip
+
+
+def told_forms(form: str) -> float:
+    labels = {"source": "klavi", "form": form}
+    return REGISTRY.get_sample_value("correio_events_tax_ids_total", labels) or 0.0

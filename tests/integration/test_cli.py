@@ -147,6 +147,7 @@ async def test_trace_by_event(correio: Cli, filled: Store) -> None:
     trace = await correio("trace", "link_created-0")
     (event,) = trace["events"]
     assert (event["label"], event["duplicates"], event["source"]) == ("applied", 1, "klavi")
+    assert event["taxIds"] == "valid"
     (transition,) = trace["transitions"]
     assert (transition["from"], transition["to"]) == ("PLACEHOLDER", "CREATED")
     assert transition["eventId"] == "link_created-0"

@@ -18,8 +18,10 @@ from worker.events.arrivals import Arrival
 CONFIG = Config(endpoint=(EndpointConfig(id="crm", url="http://x", secrets=(Secret("s"),)),))
 KEPT = RetentionConfig(payload_days=10, attempt_days=10, ended_days=30, deleted_days=90,
                        undelivered_days=60, audit_days=5, sample_days=1,
-                       quarantine_open_days=20, quarantine_resolved_days=4)  # fmt: skip
-TABLES = ("aggregates", "events", "payloads", "history", "transitions", "deliveries", "attempts")
+                       quarantine_open_days=20, quarantine_resolved_days=4,
+                       erasure_days=200)  # fmt: skip
+TABLES = ("aggregates", "events", "payloads", "history", "transitions", "deliveries", "attempts",
+          "data_keys", "subjects", "ordered_for")  # fmt: skip
 
 
 class Life:

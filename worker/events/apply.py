@@ -181,6 +181,10 @@ class Applier:
             metrics.EVENTS.labels(source, label).inc(count)
         for event in changes.events:
             metrics.LAG_SECONDS.observe(max(0, now - event.received_at) / 1000)
+        formed = Counter((event.source, event.tax_form) for event in changes.events)
+        for (source, form), count in formed.items():
+            if form:
+                metrics.TAX_IDS.labels(source, form).inc(count)
         for entry in changes.quarantined:
             metrics.QUARANTINED.labels(entry.source, entry.reason).inc()
         for kind, count in Counter(one.type for one in changes.transitions).items():

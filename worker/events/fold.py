@@ -224,4 +224,5 @@ def _new_event(one: Fresh, label: Label, owners: tuple[int, ...]) -> NewEvent:
         traceparent=one.arrival.traceparent,
         owners=owners,
         tax_ids=one.event.tax_ids,
+        tax_form=one.event.tax_form or "",
     )

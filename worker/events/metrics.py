@@ -10,6 +10,11 @@ QUARANTINED = Counter(
     "Events put into quarantine, by reason.",
     labelnames=("source", "reason"),
 )
+TAX_IDS = Counter(
+    "correio_events_tax_ids_total",
+    "Events that give tax ids, by whether their check digits are right.",
+    ("source", "form"),
+)
 NOTICES = Counter("correio_notices_total", "Versions written, by notice type.", ("type",))
 BATCH_SIZE = Histogram(
     "correio_events_batch_size",

@@ -77,6 +77,7 @@ _INSERT_EVENTS = insert(
         "seq": "bigint", "partner_app_id": "text", "event_id": "text", "variant": "integer",
         "content": "text", "type": "text", "name": "text", "time": "bigint", "label": "text",
         "source": "text", "batch_id": "text", "received_at": "bigint", "traceparent": "text",
+        "tax_form": "text",
     },
 )  # fmt: skip
 
