@@ -1,6 +1,7 @@
 """However the stream is cut, each delivery is taken whole and all else is passed on as it came."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_deliveries_are_taken_whole(
         ) + ack + foreign + HEARTBEAT  # fmt: skip
         expected += ack + foreign + HEARTBEAT
     places = sorted({0, len(stream), *(cut % len(stream) for cut in cuts)})
-    pieces = [stream[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in itertools.pairwise(places)]
     taken, passed = fed(*pieces)
     assert passed == expected
     assert [one.body for one in taken] == bodies
