@@ -55,7 +55,9 @@ def test_a_message_is_read_as_it_was_written(headers: dict[str, Any], body: byte
 
 
 @pytest.mark.parametrize(
-    "headers", [{"n": 2**63}, {"n" * 256: 1}, {"n": object()}, {"n": 2**200}], ids=str
+    "headers",
+    [{"n": 2**63}, {"n" * 256: 1}, {"n": object()}, {"n": 2**200}],
+    ids=["65 bits", "long name", "no value", "200 bits"],
 )
 def test_what_amqp_cannot_say_is_refused(headers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"header|name"):
