@@ -74,7 +74,8 @@ SET state = n.state, due_at = n.due_at, wake_at = n.due_at, lease = NULL, lease_
     updated_at = n.ended, last_outcome = n.outcome, last_error = n.error,
     attempts = greatest(n.number, d.attempts + 1)
 FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[],
-            %b::text[], %b::integer[]) AS n (id, lease, state, due_at, ended, outcome, error, number)
+            %b::text[], %b::integer[])
+    AS n (id, lease, state, due_at, ended, outcome, error, number)
 WHERE d.id = n.id AND (
     (d.lease = n.lease AND d.state IN ('pending', 'retrying'))
     OR (n.state = 'delivered' AND d.state <> 'delivered')
@@ -257,9 +258,7 @@ async def _record(
     moved = [one for (one,) in await rows(connection, _MOVE, columns(moves))]
     known = set(moved)
     rest = [
-        (one.delivery_id, one.lease, one.number)
-        for one in attempts
-        if one.delivery_id not in known
+        (one.delivery_id, one.lease, one.number) for one in attempts if one.delivery_id not in known
     ]
     await insert_all(connection, _COUNT_AND_FREE, rest)
     return moved
