@@ -27,7 +27,7 @@ def read(data: bytes) -> list[Any]:
     return found
 
 
-def written(body: bytes = b"", largest: int = 100, **headers: Any) -> list[Any]:
+def written(headers: dict[str, Any], body: bytes = b"", largest: int = 100) -> list[Any]:
     return read(
         b"".join(
             frames.publish(
@@ -40,7 +40,7 @@ def written(body: bytes = b"", largest: int = 100, **headers: Any) -> list[Any]:
 
 @given(headers=st.dictionaries(names, values, max_size=6), body=st.binary(max_size=350))
 def test_a_message_is_read_as_it_was_written(headers: dict[str, Any], body: bytes) -> None:
-    method, header, *bodies = written(body, **headers)
+    method, header, *bodies = written(headers, body)
     assert isinstance(method, Basic.Publish)
     assert (method.exchange, method.routing_key) == ("there", "key")
     assert (method.mandatory, method.immediate) == (True, False)
@@ -61,4 +61,4 @@ def test_a_message_is_read_as_it_was_written(headers: dict[str, Any], body: byte
 )
 def test_what_amqp_cannot_say_is_refused(headers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"header|name"):
-        written(**headers)
+        written(headers)
