@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench
 
-.PHONY: help setup demo run test test-browser screenshots test-deep test-rabbitmq4 test-pgbouncer chaos-sim chaos-mutants bench bench-short lint format check-bare clean
+.PHONY: help setup demo run test test-browser screenshots test-deep chaos test-rabbitmq4 test-pgbouncer chaos-sim chaos-mutants bench bench-short lint format check-bare clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -31,7 +31,7 @@ run: $(STAMP) ## Bring everything up until Ctrl-C, with its data in FOLDER (defa
 
 test: $(STAMP) ## Run every test but the deep ones; ARGS goes to pytest
 	@$(BIN)/python -m deploy.local prepare
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser and not chaos" $(ARGS)
 
 test-browser: $(STAMP) ## Run the tests of the console's page in a headless Chromium
 	@$(BIN)/python -m deploy.local prepare
@@ -44,11 +44,15 @@ screenshots: $(STAMP) ## Take the README's pictures anew
 
 test-deep: $(STAMP) ## Run the tests with many examples
 	@$(BIN)/python -m deploy.local prepare
-	$(BIN)/python -m pytest -m deep $(ARGS)
+	$(BIN)/python -m pytest -m "deep and not chaos" $(ARGS)
+
+chaos: $(STAMP) ## Do every fault of tests/chaos/README.md once, on both stores (as root)
+	@$(BIN)/python -m deploy.local prepare
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m chaos tests/chaos $(ARGS)
 
 test-rabbitmq4: $(STAMP) ## Run the tests against RabbitMQ 4 (as root, with debootstrap; 370 MB)
 	CORREIO_RABBITMQ_SCRIPTS=$$(tests/support/rabbitmq4.sh /tmp/correio-rabbitmq4) \
-		$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser" $(ARGS)
+		$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser and not chaos" $(ARGS)
 
 test-pgbouncer: $(STAMP) ## Run the tests of the PostgreSQL store through PgBouncer
 	CORREIO_TEST_PGBOUNCER=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser" \

@@ -65,7 +65,7 @@ class BrokerConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     url: Secret = field(default_factory=lambda: Secret("amqp://guest:guest@127.0.0.1:5672/"))
     connect_timeout: PositiveSeconds = 5.0
-    heartbeat: PositiveInt = 10
+    heartbeat: PositiveInt = 3
     reconnect_max: PositiveSeconds = 2.0
     declare_missing: bool = True
     metrics_url: str = ""

@@ -35,10 +35,10 @@ class Postgres:
     may be switched off, since what a test writes need not survive the machine.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
-        """`durable`: whether a commit is synced to disk."""
+    def __init__(self, *, durable: bool = False, parent: Path | None = None) -> None:
+        """`durable`: whether a commit is synced to disk; `parent`: where its folder is made."""
         self._durable = durable
-        self._home = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self._owner = (self._home / _OWNER).open("w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
         _remove_orphans(self._home.parent)
@@ -99,6 +99,11 @@ class Postgres:
     def kill(self) -> None:
         """End it as a crash would: without a word to anybody."""
         self._end(signal.SIGQUIT)
+
+    @property
+    def running(self) -> bool:
+        """Whether the server lives."""
+        return self._process is not None and self._process.poll() is None
 
     def remove(self) -> None:
         """Stop, and delete everything."""

@@ -9,6 +9,7 @@ stops reading from publishers.
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
@@ -29,17 +30,19 @@ SETUP_TIMEOUT = 10.0
 STEADY = 1.0
 """Seconds that a session must have stood for its loss not to count as a failure."""
 
+aiormq.Connection.HEARTBEAT_GRACE_MULTIPLIER = 1.5  # type: ignore[assignment]
+"""Heartbeats, and half a second more for each, after whose absence the peer counts as lost.
+
+The broker sends two in the time of one. aiormq itself would wait for three times three."""
+
 Session = Callable[[AbstractConnection], Awaitable[None]]
 
 
-async def keep_connected(
-    config: BrokerConfig, *, name: str, session: Session, fed: bool = False
-) -> None:
+async def keep_connected(config: BrokerConfig, *, name: str, session: Session) -> None:
     """Connect and run `session` on the connection, again and again until cancelled.
 
     `session` returns or raises when the connection is of no more use to it. A session that
-    stood resets the backoff, which otherwise doubles up to ``broker.reconnect_max``. `fed`: read
-    through a `shared.broker.feed.Feed`.
+    stood resets the backoff, which otherwise doubles up to ``broker.reconnect_max``.
     """
 
     def lost(retry: RetryCallState) -> None:
@@ -57,7 +60,7 @@ async def keep_connected(
         ):
             with attempt:
                 async with translated():
-                    await _connect_and_serve(config, name=name, session=session, fed=fed)
+                    await _connect_and_serve(config, name=name, session=session)
         _heed_cancellation()
 
 
@@ -72,9 +75,7 @@ def _heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-async def _connect_and_serve(
-    config: BrokerConfig, *, name: str, session: Session, fed: bool
-) -> None:
+async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Session) -> None:
     """One connection, from its opening to its loss. A loss after a good start is no failure.
 
     Raises:
@@ -82,21 +83,26 @@ async def _connect_and_serve(
     """
     async with asyncio.timeout(config.connect_timeout):
         connection = await dial(
-            config.url,
-            within=config.connect_timeout,
-            heartbeat=config.heartbeat,
-            name=name,
-            fed=fed,
+            config.url, within=config.connect_timeout, heartbeat=config.heartbeat, name=name
         )
-    began = asyncio.get_running_loop().time()
+    clock = asyncio.get_running_loop().time
+    began, said = clock(), None
     try:
         _heed_cancellation()
-        await session(connection)
+        async with translated():
+            serving = asyncio.ensure_future(session(connection))
+            await first_of(asyncio.shield(lost(connection)), serving)
+            if not serving.cancelled():
+                serving.result()
+    except CorreioError as error:
+        if clock() - began < STEADY:
+            raise
+        said = str(error)
     finally:
         await close(connection)
-    if asyncio.get_running_loop().time() - began < STEADY:
+    if clock() - began < STEADY:
         raise BrokerUnavailableError("the session ended at once")
-    log.info("broker.session_ended", worker=name)
+    log.info("broker.session_ended", worker=name, error=said)
 
 
 async def close(closable: AbstractConnection | AbstractChannel) -> None:

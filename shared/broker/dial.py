@@ -7,7 +7,6 @@ from urllib.parse import parse_qs, urlsplit
 import aio_pika
 from aio_pika.abc import AbstractConnection
 
-from shared.broker.feed import FedConnection
 from shared.config import Secret
 from shared.errors import BrokerUnavailableError
 
@@ -15,12 +14,7 @@ _FILES = ("cafile", "certfile", "keyfile")
 
 
 async def dial(
-    url: Secret | str,
-    *,
-    within: float,
-    heartbeat: int | None = None,
-    name: str = "",
-    fed: bool = False,
+    url: Secret | str, *, within: float, heartbeat: int | None = None, name: str = ""
 ) -> AbstractConnection:
     """Connect; over TLS if the URL begins with ``amqps``.
 
@@ -29,7 +23,6 @@ async def dial(
         within: seconds to wait for the broker.
         heartbeat: seconds between two heartbeats, if not what the broker proposes.
         name: what the broker's own tools call this connection.
-        fed: read it through a `shared.broker.feed.Feed`, for many deliveries.
 
     Raises:
         BrokerUnavailableError: a file that the URL names cannot be read.
@@ -40,10 +33,7 @@ async def dial(
     more: dict[str, Any] = {} if heartbeat is None else {"heartbeat": heartbeat}
     if name:
         more["client_properties"] = {"connection_name": f"correio {name}"}
-    kind = FedConnection if fed else aio_pika.Connection
-    connection: AbstractConnection = await aio_pika.connect(
-        text, timeout=within, connection_class=kind, **more
-    )
+    connection: AbstractConnection = await aio_pika.connect(text, timeout=within, **more)
     return connection
 
 

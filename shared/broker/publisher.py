@@ -11,18 +11,13 @@ from pamqp.commands import Basic
 from shared.broker import topology
 from shared.broker.burst import PERSISTENT, Burst, Message, fits
 from shared.broker.connection import SETUP_TIMEOUT, first_of, keep_connected
-from shared.broker.faults import LOST, translate, translated
+from shared.broker.faults import translated
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError, UnroutableError
 from shared.ids import new_id
 from shared.logs import get_logger
 
 log = get_logger(__name__)
-
-MEND_DELAY = 1.0
-"""Seconds before a deleted queue is declared again. RabbitMQ 3.10 attaches the consumers of a
-quorum queue that is gone to one of the same name made at once, and they never hear of it."""
-
 
 Outgoing = Message
 """One message to publish; exchange and routing key are names of `topology`."""
@@ -102,7 +97,7 @@ class ConfirmingPublisher:
         while True:
             self._unroutable.clear()
             await self._unroutable.wait()
-            await asyncio.sleep(MEND_DELAY)
+            await asyncio.sleep(topology.MEND_DELAY)
             if self._config.declare_missing:
                 await topology.declare_on(connection)
 
@@ -112,19 +107,14 @@ class ConfirmingPublisher:
         if channel is None:
             raise BrokerUnavailableError("not connected")
         try:
-            if burst is not None:
-                await burst.publish(messages)
-            else:
-                async with translated():
+            async with translated():
+                if burst is not None:
+                    await burst.publish(messages)
+                else:
                     await self._publish_each(channel, messages)
         except UnroutableError:
             self._unroutable.set()
             raise
-        except LOST as error:
-            raised = translate(error)
-            if isinstance(raised, UnroutableError):
-                self._unroutable.set()
-            raise raised from error
 
     async def _publish_each(self, channel: aiormq.Channel, messages: Sequence[Outgoing]) -> None:
         """The documented way."""

@@ -33,6 +33,10 @@ DELAYS: tuple[int, ...] = (1, 5, 15, 60, 300, 900, 3_600, 18_000)
 DELIVERY_LIMIT = 100
 """Returns of one message before it is dead-lettered; a killed worker returns all it held."""
 
+MEND_DELAY = 1.0
+"""Seconds before a deleted queue is declared again. RabbitMQ 3.10 attaches the consumers of a
+quorum queue that is gone to one of the same name made at once, and they never hear of it."""
+
 
 def delay_queue(seconds: int) -> str:
     """Name of the delay queue of `seconds`; also the routing key that leads into it."""

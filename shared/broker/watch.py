@@ -1,17 +1,21 @@
 """Queue figures for the dashboards: what waits in the broker, and what this process has in hand.
 
 A figure that cannot be read is absent, so that an alert on its absence can fire; it is never 0.
+A queue that turns out to be missing is put back where that is permitted: nobody might publish to
+it for hours and find out.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from prometheus_client import Gauge
 
+from shared.broker import topology
 from shared.broker.consumer import BatchConsumer
 from shared.broker.depth import QueueDepth, depths
 from shared.clock import Clock
 from shared.config import BrokerConfig
-from shared.errors import CorreioError
+from shared.errors import CorreioError, TopologyError
 from shared.logs import get_logger
 
 log = get_logger(__name__)
@@ -62,8 +66,19 @@ class QueueWatch:
             log.warning("queues.unreadable", error=str(error))
             READY.clear()
             CONSUMERS.clear()
+            if isinstance(error, TopologyError) and self._config.declare_missing:
+                await self._mend()
         else:
             _show({one.name: one for one in found})
+
+    async def _mend(self) -> None:
+        await asyncio.sleep(topology.MEND_DELAY)
+        try:
+            await topology.declare(self._config.url)
+        except CorreioError as error:
+            log.warning("topology.not_mended", error=str(error))
+        else:
+            log.warning("topology.mended")
 
 
 def _show(found: Mapping[str, QueueDepth]) -> None:

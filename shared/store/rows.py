@@ -138,8 +138,7 @@ class NewQuarantined(Struct, frozen=True):
     """Something that could not be understood, whole.
 
     A second arrival of the same content from the same source while the first is still open
-    counts up `seen` instead of adding a row. `event_id` is what the receiver saw the source call
-    it, empty where it saw none.
+    counts up `seen` instead of adding a row.
     """
 
     id: str
@@ -151,7 +150,6 @@ class NewQuarantined(Struct, frozen=True):
     content: str
     body: bytes
     traceparent: str = ""
-    event_id: str = ""
 
 
 class Changes(Struct):

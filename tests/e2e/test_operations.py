@@ -22,7 +22,7 @@ from shared.broker import topology
 from shared.store.schema import load_migrations
 from tests.support import books
 from tests.support.processes import ROOT, Process
-from tests.support.world import ROLES, World, world
+from tests.support.world import ROLES, Way, World, world
 
 DEPLOY = ROOT / "deploy"
 KINDS = ("events", "callbacks")
@@ -249,7 +249,7 @@ async def test_each_role_works_with_the_least_rights(
     }
     store = f"sqlite:///{tmp_path}/correio.db"
     async with world(
-        tmp_path, private_broker, store, env=env,
+        tmp_path, private_broker, store, way=Way(env=env),
         console={"port": 0, "sample_interval": 0.2},
     ) as everything:  # fmt: skip
         await everything.source.send(rate=20, seconds=2)

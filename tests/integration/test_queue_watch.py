@@ -15,7 +15,7 @@ from shared.broker.publisher import ConfirmingPublisher, Outgoing
 from shared.broker.statistics import unacknowledged
 from shared.broker.watch import QueueWatch
 from shared.config import BrokerConfig, Secret
-from shared.errors import BrokerUnavailableError
+from shared.errors import BrokerUnavailableError, TopologyError
 from tests.support.clock import ManualClock
 
 NOW = 1_700_000_000_000
@@ -107,6 +107,22 @@ async def test_the_age_of_a_queue_that_nobody_consumes_is_seen(broker_url: str) 
     other = HeadWatch(config, clock=clock)
     await other.ages(await depths(config.url))
     assert other._look_at[topology.EVENTS] - clock.monotonic() > PAUSE * 2**looks
+
+
+async def test_a_missing_queue_is_put_back_although_nobody_publishes_to_it(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay asks for the depth of all queues, and would wait for ever."""
+    monkeypatch.setattr(topology, "MEND_DELAY", 0.0)
+    await topology.declare(broker_url)
+    async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
+        await channel.queue_delete(topology.delay_queue(5))
+    for permitted in (False, True):
+        with pytest.raises(TopologyError):
+            await depths(Secret(broker_url))
+        config = BrokerConfig(url=Secret(broker_url), declare_missing=permitted)
+        await QueueWatch(config, (), clock=ManualClock(NOW)).look()
+    assert len(await depths(Secret(broker_url))) == len(topology.QUEUES)
 
 
 async def test_what_consumers_hold_is_told_by_the_plugin(

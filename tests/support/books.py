@@ -1,6 +1,7 @@
 """Reading the whole store from outside, with plain SQL, to judge what the processes did."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import apsw
@@ -15,7 +16,7 @@ from shared.domain import aggregates
 from shared.domain.aggregates import State
 from shared.domain.consent import ConsentState
 from shared.domain.events import content_digest
-from shared.domain.keys import AggregateKey, Position
+from shared.domain.keys import AggregateKey, AggregateKind, Position
 from shared.domain.link import LinkState
 from shared.domain.private import join_data
 from shared.domain.product_request import ProductRequestState
@@ -193,8 +194,12 @@ def told(state: State) -> dict[str, Any]:
 def compare_with_model(books: Books, made: list[dict[str, Any]]) -> None:
     """Assert that every state is as the model has it, `made` being all events delivered."""
     unique = {orjson.dumps(one): one for one in made}
+    about: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for one in unique.values():
+        for kind, name in _spoken_of(one["payload"]):
+            about[kind, one["partnerAppId"], name].append(one)
     for key, state in books.states.items():
-        mine = [one for one in unique.values() if one["partnerAppId"] == key.partner_app_id]
+        mine = about[key.kind, key.partner_app_id, key.id]
         match state:
             case ConsentState():
                 _same_consent(key, state, mine)
@@ -202,8 +207,7 @@ def compare_with_model(books: Books, made: list[dict[str, Any]]) -> None:
                 wanted = model.link(mine, key.id)
                 assert wanted == {"status": state.status, "consents": list(state.consents)}, key
             case ProductRequestState():
-                about = [one for one in mine if one["payload"].get("requestId") == key.id]
-                expected = model.product_request(about)
+                expected = model.product_request(mine)
                 assert expected["status"] == state.status, key
                 assert expected["products"] == {
                     name: (one.status, one.successes, one.failures)
@@ -211,12 +215,19 @@ def compare_with_model(books: Books, made: list[dict[str, Any]]) -> None:
                 }, key
 
 
+def _spoken_of(payload: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The aggregates that an event speaks of: kind and id of each."""
+    where = payload.get("requestBody", payload)
+    if "linkId" in where:
+        yield AggregateKind.LINK, where["linkId"]
+    if "consents" in payload:
+        yield AggregateKind.CONSENT, payload["consents"]["consentId"]
+    if "requestId" in payload:
+        yield AggregateKind.PRODUCT_REQUEST, payload["requestId"]
+
+
 def _same_consent(key: AggregateKey, state: ConsentState, mine: list[dict[str, Any]]) -> None:
-    expected = model.consent(
-        (one, content_digest(orjson.dumps(one)))
-        for one in mine
-        if one["payload"].get("consents", {}).get("consentId") == key.id
-    )
+    expected = model.consent((one, content_digest(orjson.dumps(one))) for one in mine)
     assert (state.status, state.conflict) == (expected["status"], expected["conflict"]), key
     assert list(state.permissions_granted) == expected["permissionsGranted"], key
     assert state.link_id == expected["linkId"], key

@@ -56,7 +56,11 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hooks?key=hidden"
+        return self.url_at("127.0.0.1", self.port)
+
+    def url_at(self, host: str, port: int) -> str:
+        """Its URL for those who come another way."""
+        return f"http://{host}:{port}/hooks?key=hidden"
 
     @property
     def by_id(self) -> dict[str, list[Call]]:

@@ -28,12 +28,13 @@ class Process:
         self.log = log
         self.root = ROOT
         self.env: dict[str, str] = {}
+        self.prefix: list[str] = []
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._process = spawn(
-            [sys.executable, "-m", *self.arguments],
+            [*self.prefix, sys.executable, "-m", *self.arguments],
             env={
                 "PATH": os.environ["PATH"],
                 "PYTHONPATH": str(self.root),
@@ -60,6 +61,16 @@ class Process:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self, *, within: float = 10) -> int:
         """SIGTERM; returns the exit status, or raises if it takes longer."""

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
+
+from msgspec import Struct
 
 from deploy.local.provide import PrivateBroker
 from deploy.local.rabbitmq import free_port
@@ -19,7 +22,7 @@ from tests.support import books
 from tests.support import events as ev
 from tests.support.endpoints import SECRET as ENDPOINT_SECRET
 from tests.support.endpoints import Endpoint, serving
-from tests.support.http import SECRET, connected, request
+from tests.support.http import SECRET, Client, connected, request
 from tests.support.processes import Process, process, write_config
 
 ROLES = {"receiver": ("receiver",), "events": ("worker", "events"),
@@ -44,13 +47,22 @@ class Listener:
 class Source:
     """Sends batches of events, and each of them again until it gets its 200."""
 
-    def __init__(self, receiver: Listener) -> None:
+    def __init__(self, *receivers: Listener, name: str = "", patience: float = 10.0) -> None:
+        """`receivers` take turns; one that answers nothing is given up after `patience` seconds.
+
+        What sources of different `name` send has nothing in common.
+        """
         self.made: list[dict[str, Any]] = []
+        self.accepted: set[str] = set()
         self.seconds: list[float] = []
         self.refused: set[int] = set()
         self.repeats = 0
-        self._receiver = receiver
-        self._histories = _histories()
+        self._receivers = itertools.cycle(receivers)
+        self._patience = patience
+        self._name = name
+        self._histories = _histories(name)
+        self._client: Client | None = None
+        self._open = contextlib.AsyncExitStack()
 
     async def send(self, *, rate: float, seconds: float, size: int = 2) -> None:
         """Send `rate` batches/s of `size` events for that long, each batch at its own time.
@@ -59,91 +71,148 @@ class Source:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        async with contextlib.AsyncExitStack() as stack:
-            client = None
+        try:
             for number in range(math.ceil(rate * seconds)):
                 await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
-                batch = [next(self._histories) for _ in range(size)]
-                self.made += batch
-                data = request(ev.dump(batch))
-                while True:
-                    sent = loop.time()
-                    try:
-                        if client is None:
-                            client = await stack.enter_async_context(connected(self._receiver))
-                        await client.send(data)
-                        answer = await client.answer()
-                    except (OSError, EOFError):
-                        client = None
-                        self.repeats += 1
-                        await asyncio.sleep(0.02)
-                        continue
-                    self.seconds.append(loop.time() - sent)
-                    if answer.status == 200:
-                        break
-                    self.refused.add(answer.status)
-                    await asyncio.sleep(0.05)
+                await self.deliver(self.batch(size))
+        finally:
+            await self.hang_up()
+
+    async def deliver(self, batch: list[dict[str, Any]]) -> None:
+        """Send a batch again and again until it gets its 200."""
+        self.made += batch
+        data = request(ev.dump(batch))
+        while not await self._accepted(data):
+            await asyncio.sleep(0.05)
+        self.accepted |= {one["eventId"] for one in batch}
+
+    async def _accepted(self, data: bytes) -> bool:
+        """Whether one try got a 200."""
+        loop = asyncio.get_running_loop()
+        sent = loop.time()
+        try:
+            async with asyncio.timeout(self._patience):
+                if self._client is None:
+                    opening = connected(next(self._receivers))
+                    self._client = await self._open.enter_async_context(opening)
+                await self._client.send(data)
+                answer = await self._client.answer()
+        except (OSError, EOFError):
+            self.repeats += 1
+            await self.hang_up()
+            return False
+        self.seconds.append(loop.time() - sent)
+        if answer.status != 200:
+            self.refused.add(answer.status)
+        return answer.status == 200
+
+    async def hang_up(self) -> None:
+        """Close the connection; the next batch opens another."""
+        self._client = None
+        await self._open.aclose()
 
     def next(self) -> dict[str, Any]:
         """An event that this source has not made yet."""
         return next(self._histories)
 
+    def batch(self, size: int) -> list[dict[str, Any]]:
+        """Events that this source has not made yet."""
+        return [next(self._histories) for _ in range(size)]
+
+    def canary(self) -> dict[str, Any]:
+        """The authorisation of a consent of which nothing else is ever heard."""
+        name = f"{self._name}canary-{len(self.made)}"
+        return ev.event(
+            "consent_authorised", at=len(self.made), event_id=name, linkId=name, consentId=name
+        )
+
     async def send_again(self) -> None:
         """Send everything once more, in batches of a hundred."""
         for start in range(0, len(self.made), 100):
             batch = self.made[start : start + 100]
-            async with connected(self._receiver) as client:
+            async with connected(next(self._receivers)) as client:
                 await client.send(request(ev.dump(batch)))
                 assert (await client.answer()).status == 200
 
 
-def _histories() -> Iterator[dict[str, Any]]:
+def _histories(name: str) -> Iterator[dict[str, Any]]:
     """Events of ever new consents, no two of which have the same id or time."""
+
+    def made(kind: str, at: int, **payload: Any) -> dict[str, Any]:
+        return ev.event(kind, at=at, event_id=f"{name}{kind}-{at}", **payload)
+
     number = 0
     while True:
         number += 1
-        link, consent, wish = f"l{number // 5}", f"c{number}", f"r{number}"
+        link, consent, wish = f"{name}l{number // 5}", f"{name}c{number}", f"{name}r{number}"
         at = number * 10
-        yield ev.event("link_created", at=at, linkId=link)
-        yield ev.event("consent_revoked", at=at + 3, linkId=link, consentId=consent)
-        yield ev.event("consent_authorised", at=at + 1, linkId=link, consentId=consent)
-        yield ev.event("product_generated_success", at=at + 5, linkId=link, requestId=wish)
-        yield ev.event("product_request_received", at=at + 4, linkId=link, requestId=wish)
+        yield made("link_created", at, linkId=link)
+        yield made("consent_revoked", at + 3, linkId=link, consentId=consent)
+        yield made("consent_authorised", at + 1, linkId=link, consentId=consent)
+        yield made("product_generated_success", at + 5, linkId=link, requestId=wish)
+        yield made("product_request_received", at + 4, linkId=link, requestId=wish)
+
+
+class Way(Struct, frozen=True):
+    """How the parts of a world reach one another, where that is not the plain way.
+
+    Attributes:
+        env: role → what it has in its environment besides.
+        prefix: role → the command that starts its process.
+        door: ports that the source sends to, in place of the receiver's own.
+        endpoint_url: what callbacks are sent to, in place of the endpoint's own.
+    """
+
+    env: dict[str, dict[str, str]] = {}
+    prefix: dict[str, list[str]] = {}
+    door: tuple[int, ...] = ()
+    endpoint_url: str = ""
 
 
 class World:
     """Correio as a whole. Its parts are killed, stopped and started by name."""
 
     def __init__(
-        self, folder: Path, broker: PrivateBroker, store: str, endpoint: Endpoint, **more: Any
+        self,
+        folder: Path,
+        broker: PrivateBroker,
+        store: str,
+        endpoint: Endpoint,
+        *,
+        way: Way | None = None,
+        **more: Any,
     ) -> None:
-        """`more` are further sections of the configuration; `console` lets the console run too.
+        """`more` are further sections of the configuration, or fields of those there are.
 
-        `env` among them is none: it is what a role has in its environment besides.
+        `console` among them lets the console run too.
         """
-        self._env: dict[str, dict[str, str]] = more.pop("env", {})
+        self._way = way or Way()
         self.folder = folder
         self.broker = broker
         self.store = store
         self.endpoint = endpoint
         self.port = free_port()
-        self.spool = folder / "spool"
-        self.source = Source(Listener(self.port))
-        self.config = write_config(
-            folder,
-            broker={
+        self.spool = Path(more.get("receiver", {}).get("spool", folder / "spool"))
+        self._sources: list[Source] = []
+        self.source = self.another_source()
+        sections: dict[str, Any] = {
+            "broker": {
                 "url": broker.url, "reconnect_max": 0.3, "metrics_url": broker.metrics_url,
             },
-            store={"url": store, "busy_timeout": 1.0},
-            receiver={"port": self.port, "spool": str(self.spool), "spool_min_free_bytes": 0},
-            source=[{"name": "klavi", "secrets": [SECRET], "partner_app_ids": [ev.APP]}],
-            callbacks=CALLBACKS,
-            endpoint=[{
-                "id": "crm", "url": endpoint.url, "secrets": [ENDPOINT_SECRET],
-                "allow_private_network": True,
+            "store": {"url": store, "busy_timeout": 1.0},
+            "receiver": {
+                "port": self.port, "spool": str(self.spool), "spool_min_free_bytes": 0,
+            },
+            "source": [{"name": "klavi", "secrets": [SECRET], "partner_app_ids": [ev.APP]}],
+            "callbacks": CALLBACKS,
+            "endpoint": [{
+                "id": "crm", "url": self._way.endpoint_url or endpoint.url,
+                "secrets": [ENDPOINT_SECRET], "allow_private_network": True,
             }],
-            **more,
-        )  # fmt: skip
+        }  # fmt: skip
+        for name, fields in more.items():
+            sections[name] = {**sections.get(name, {}), **fields}
+        self.config = write_config(folder, **sections)
         self.page = f"http://127.0.0.1:{more.get('console', {}).get('port', 0)}"
         self._stack = contextlib.ExitStack()
         self._serving = contextlib.AsyncExitStack()
@@ -169,9 +238,26 @@ class World:
         log = self.folder / f"{name}.log"
         made = process(*self._roles[role], config=self.config, log=log)
         self.parts[name] = self._stack.enter_context(made)
-        self.parts[name].env = self._env.get(role, {})
+        self.parts[name].env = self._way.env.get(name, self._way.env.get(role, {}))
+        self.parts[name].prefix = self._way.prefix.get(role, [])
         self.parts[name].start()
         return self.parts[name]
+
+    def another_source(self, name: str = "", *, patience: float = 10.0) -> Source:
+        """A source of its own, whose events belong to the books like those of the first."""
+        listeners = map(Listener, self._way.door or (self.port,))
+        self._sources.append(Source(*listeners, name=name, patience=patience))
+        return self._sources[-1]
+
+    @property
+    def made(self) -> list[dict[str, Any]]:
+        """What all the sources have sent, accepted or not."""
+        return [event for source in self._sources for event in source.made]
+
+    @property
+    def accepted(self) -> set[str]:
+        """The ids of what got its 200."""
+        return {name for source in self._sources for name in source.accepted}
 
     async def strike(self, part: str, *, pause: float) -> None:
         """Kill one part without a warning, leave it away for `pause` seconds, bring it back."""
@@ -198,8 +284,7 @@ class World:
 
     async def _events_under_way(self) -> dict[str, Any]:
         """What an event that got its 200 may still lie in, where that is not empty."""
-        rows = await asyncio.to_thread(books.fetch, self.store, "SELECT event_id FROM events")
-        missing = {one["eventId"] for one in self.source.made} - {one for (one,) in rows}
+        missing = await asyncio.to_thread(self._missing)
         spool = measure_spool(self.spool, now=0)
         found: dict[str, Any] = {"missing": missing, "spool": spool is None or spool.events}
         try:
@@ -211,6 +296,15 @@ class World:
             if value and not name.startswith(topology.CALLBACKS)
         }  # fmt: skip
 
+    def _missing(self) -> set[str]:
+        """Which events were accepted and are neither stored nor in quarantine."""
+        accepted = self.accepted
+        ((stored,),) = books.fetch(self.store, "SELECT count(*) FROM events")
+        if stored < len(accepted):
+            return {f"{len(accepted) - stored} events"}
+        rows = books.fetch(self.store, "SELECT event_id FROM events")
+        return accepted - {one for (one,) in rows}
+
     async def settled(self) -> None:
         """Wait until nothing is under way at all."""
         await self.applied()
@@ -221,16 +315,20 @@ class World:
 
         await _until(waiting)
 
-    async def judge(self) -> books.Books:
-        """The oracle: what was accepted was applied once, and told, and the books balance."""
+    async def judge(self, *, foreign: int = 0) -> books.Books:
+        """The oracle: what was accepted was applied once, and told, and the books balance.
+
+        `foreign` messages that are none of the source's events lie in the quarantine.
+        """
         after = books.read(self.store)
         books.check(after)
-        books.compare_with_model(after, self.source.made)
+        made = self.made
+        books.compare_with_model(after, made)
         assert await books.audit_faults(self.store) == []
         stored = [one for (one,) in books.fetch(self.store, "SELECT event_id FROM events")]
         assert len(stored) == len(set(stored))
-        assert set(stored) == {one["eventId"] for one in self.source.made}
-        assert after.quarantined == {}
+        assert set(stored) == {one["eventId"] for one in made} == self.accepted
+        assert sum(after.quarantined.values()) == foreign, after.quarantined
         self._judge_callbacks()
         return after
 
@@ -256,11 +354,11 @@ async def _until(nothing: Callable[[], Awaitable[dict[str, Any]]]) -> None:
 
 @contextlib.asynccontextmanager
 async def world(
-    folder: Path, broker: PrivateBroker, store: str, **more: Any
+    folder: Path, broker: PrivateBroker, store: str, *, way: Way | None = None, **more: Any
 ) -> AsyncIterator[World]:
     """Everything runs when this is entered."""
     endpoint = Endpoint()
     async with serving(endpoint):  # only to learn a free port
         pass
-    async with World(folder, broker, store, endpoint, **more) as made:
+    async with World(folder, broker, store, endpoint, way=way, **more) as made:
         yield made

@@ -108,9 +108,6 @@ def beginning(*, lock_timeout: float) -> str:
     )
 
 
-_UNSYNCED = "; SET LOCAL synchronous_commit = off"
-
-
 class PostgresPart:
     """A part of the store: works over the pool's connections."""
 
@@ -119,16 +116,11 @@ class PostgresPart:
     _beginning: str
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, *, lasting: bool = True) -> AsyncIterator[Connection]:
-        """A connection in a transaction that commits at the end of the block.
-
-        One that is not `lasting` need not be on disk when this returns: a crash of the server may
-        undo it. It is so with leases and wake times, without which work is done twice and never
-        lost.
-        """
+    async def _transaction(self) -> AsyncIterator[Connection]:
+        """A connection in a transaction that commits at the end of the block."""
         with translated():
             async with self._pool.connection() as connection:
-                await execute(connection, self._beginning + ("" if lasting else _UNSYNCED))
+                await execute(connection, self._beginning)
                 yield connection
 
     async def _rows(self, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:

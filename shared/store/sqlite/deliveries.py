@@ -46,8 +46,7 @@ SELECT id, max(?2, attempts + 1), ?3, ?4, ?5, ?6, ?7, x'', ?8 FROM deliveries WH
 _MOVE = """
 UPDATE deliveries
 SET state = ?1, due_at = ?2, wake_at = ?2, lease = NULL, lease_until = NULL,
-    updated_at = ?3, last_outcome = ?4, last_error = ?5,
-    attempts = max(?8, attempts + 1)
+    updated_at = ?3, last_outcome = ?4, last_error = ?5
 WHERE id = ?6 AND (
     (lease = ?7 AND state IN ('pending', 'retrying'))
     OR (?1 = 'delivered' AND state <> 'delivered')
@@ -98,15 +97,14 @@ class SqliteDeliveries(SqlitePart):
                 taken += [Wakeup(*row) for row in rows(connection, _WAKE, (now, grace, one))]
             return taken
 
-        return await self._write(wake, lasting=False)
+        return await self._write(wake)
 
     async def park(self, wake_at: Mapping[str, int]) -> None:
         """See `shared.store.port.DeliveryStore`."""
         await self._write(
             lambda connection: connection.executemany(
                 _PARK, ((at, one) for one, at in wake_at.items())
-            ),
-            lasting=False,
+            )
         )
 
     async def load(self, ids: Collection[str]) -> list[Delivery]:
@@ -126,7 +124,7 @@ class SqliteDeliveries(SqlitePart):
                     claimed.append(one)
             return self._load(connection, claimed)
 
-        return await self._write(claim, lasting=False)
+        return await self._write(claim)
 
     async def record(self, attempts: Sequence[AttemptRecord]) -> list[str]:
         """See `shared.store.port.DeliveryStore`."""
@@ -145,8 +143,7 @@ class SqliteDeliveries(SqlitePart):
         await self._write(
             lambda connection: connection.executemany(
                 _RELEASE_LEASE, ((now, one, lease) for one in ids)
-            ),
-            lasting=False,
+            )
         )
 
     async def hold(self, endpoint: str, *, now: int) -> int:
@@ -215,12 +212,8 @@ def _record(connection: apsw.Connection, one: AttemptRecord, answer: bytes | Non
     ended = one.at + one.duration_ms
     connection.execute(
         _MOVE,
-        (
-            one.state.value, one.due_at, ended, one.outcome, one.error, one.delivery_id, one.lease,
-            one.number,
-        ),
-    )  # fmt: skip
-    if connection.changes():
-        return True
+        (one.state.value, one.due_at, ended, one.outcome, one.error, one.delivery_id, one.lease),
+    )
+    moved = connection.changes() > 0
     connection.execute(_COUNT_AND_FREE, (one.delivery_id, one.number, one.lease))
-    return False
+    return moved

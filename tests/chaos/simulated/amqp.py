@@ -5,7 +5,8 @@ so what Correio forgets to say in a frame (``mandatory``) is not known here eith
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -42,6 +43,7 @@ class SimConnection:
         self.channels: list[SimChannel] = []
         self.standing = True  # as the broker sees it
         self._arrival = 0.0
+        self._closing = broker.loop.create_future()
         broker.connections.append(self)
         self.life.endings.append(self._end)
 
@@ -52,6 +54,21 @@ class SimConnection:
         arrival = now + self.broker.weather.latency(TRANSIT)
         self._arrival = max(self._arrival + 1e-9, arrival, self.broker.frozen_until)
         return self._arrival - now
+
+    @property
+    def transport(self) -> Self:
+        """What is under aio-pika's connection."""
+        return self
+
+    @property
+    def connection(self) -> Self:
+        """aiormq's own."""
+        return self
+
+    @property
+    def closing(self) -> asyncio.Future[Any]:
+        """One more observer of the end."""
+        return observer_of(self._closing)
 
     def channel(self, **_options: Any) -> "Opening":
         return Opening(self)
@@ -92,6 +109,8 @@ class SimConnection:
 
     def fail(self, reason: Any) -> None:
         """The client sees the connection end."""
+        if not self._closing.done():
+            self._closing.set_result(None)
         for channel in self.channels:
             channel.fail(reason)
 
@@ -106,6 +125,18 @@ class SimConnection:
                 Exception,
             ]
         )
+
+
+def observer_of(closing: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    """A future that is done when `closing` is, and may be cancelled by itself."""
+    observer = closing.get_loop().create_future()
+
+    def ended(_: object) -> None:
+        if not observer.done():
+            observer.set_result(None)
+
+    closing.add_done_callback(ended)
+    return observer
 
 
 class Opening:
@@ -153,7 +184,8 @@ class SimChannel:
         self.connection = connection
         self.broker = connection.broker
         self.life = connection.life
-        self._header = ContentHeader()
+        self.confirmations: dict[int, Any] = {}
+        self.message_id_delivery_tag: dict[str, int] = {}
         self.delivery_tag = 0
         self.on_consumer_cancel_callbacks: set[Callable[[Any], object]] = set()
         self.write_queue = Pipe(self._send)
@@ -161,6 +193,7 @@ class SimChannel:
         self.taking: Any = None
         self._closing = self.broker.loop.create_future()
         self._futures: list[asyncio.Future[Any]] = []
+        self._lock = asyncio.Lock()
         self._numbered = 0
         self._prefetch = 0
         connection.channels.append(self)
@@ -174,14 +207,7 @@ class SimChannel:
     @property
     def closing(self) -> asyncio.Future[Any]:
         """One more observer of the end."""
-        observer = self.broker.loop.create_future()
-
-        def ended(_: object) -> None:
-            if not observer.done():
-                observer.set_result(None)
-
-        self._closing.add_done_callback(ended)
-        return observer
+        return observer_of(self._closing)
 
     async def close(self) -> None:
         current()
@@ -239,6 +265,14 @@ class SimChannel:
         await self.answered()
 
     # aiormq's face
+
+    @property
+    @contextlib.asynccontextmanager
+    async def lock(self) -> AsyncIterator[None]:
+        async with self._lock:
+            if self.is_closed:
+                raise amqp.ChannelInvalidStateError("closed")
+            yield
 
     async def basic_qos(self, *, prefetch_count: int) -> None:
         self._prefetch = prefetch_count
@@ -359,35 +393,25 @@ class SimChannel:
             self.connection.cut()
 
     def _confirm(self, tag: int, taken: bool) -> None:  # noqa: FBT001 - as the frame has it
-        _run(self._on_confirm_frame(Basic.Ack(tag) if taken else Basic.Nack(tag)))
+        confirmation = self.confirmations.pop(tag, None)
+        if confirmation is None or confirmation is _RETURNED or confirmation.done():
+            return
+        if taken:
+            confirmation.set_result(Basic.Ack(tag))
+        else:
+            confirmation.set_exception(amqp.DeliveryError(None, Basic.Nack(tag)))
 
     def _returned(self, message_id: str) -> None:
-        self._header = ContentHeader(properties=Basic.Properties(message_id=message_id))
-        _run(self._on_return_frame(Basic.Return()))
-
-    # what a burst puts its own in the place of, and what it needs for that
-
-    async def _on_confirm_frame(self, _frame: Basic.Ack | Basic.Nack) -> None: ...
-
-    async def _on_return_frame(self, _frame: Basic.Return) -> None: ...
-
-    async def _get_frame(self) -> ContentHeader:
-        return self._header
-
-    async def _read_content(self, _frame: object, _header: ContentHeader) -> Any:
-        return _RETURNED_MESSAGE
+        tag = self.message_id_delivery_tag.get(message_id)
+        confirmation = self.confirmations.pop(tag, None) if tag is not None else None
+        if tag is None or confirmation is None:
+            return
+        self.confirmations[tag] = _RETURNED
+        confirmation.set_exception(amqp.PublishError(_RETURNED_MESSAGE, Basic.Return()))
 
 
+_RETURNED = object()
 _RETURNED_MESSAGE: Any = SimpleNamespace(delivery=Basic.Return())
-
-
-def _run(handling: Coroutine[Any, Any, None]) -> None:
-    """Run what waits for nothing."""
-    try:
-        handling.send(None)
-    except StopIteration:
-        return
-    raise RuntimeError("a frame's handling waits for something")
 
 
 class Declared:

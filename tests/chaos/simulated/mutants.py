@@ -19,8 +19,7 @@ from receiver.intake import Intake
 from receiver.metrics import Route
 from receiver.outlet import messages_of
 from receiver.spool import Spool
-from shared.broker import frames
-from shared.broker.burst import Burst
+from shared.broker.burst import _Confirmation
 from shared.broker.consumer import Batch as Taken
 from shared.domain import aggregates
 from shared.errors import StoreConflictError, StoreUnavailableError
@@ -78,39 +77,50 @@ def _spool_without_sync() -> Any:
     return mock.patch.object(spool_file, "_prepare", prepare)
 
 
-@contextlib.contextmanager
-def _forget_mandatory() -> Iterator[None]:
-    with mock.patch("shared.broker.frames.MANDATORY", 0):
-        frames._publish_frame.cache_clear()
-        yield
-    frames._publish_frame.cache_clear()
+def _forget_mandatory() -> Any:
+    class Careless:
+        Properties = Basic.Properties
+
+        @staticmethod
+        def Publish(**members: Any) -> Basic.Publish:  # noqa: N802 - its name in pamqp
+            return Basic.Publish(**members | {"mandatory": False})
+
+    return mock.patch("shared.broker.burst.Basic", Careless)
 
 
 def _ignore_nack() -> Any:
-    real = Burst._on_confirm
+    real = _Confirmation.set_exception
 
-    async def on_confirm(self: Burst, frame: Basic.Ack | Basic.Nack) -> None:
-        await real(self, Basic.Ack(frame.delivery_tag, frame.multiple))
+    def set_exception(self: _Confirmation, failure: BaseException) -> None:
+        if isinstance(getattr(failure, "frame", None), Basic.Nack):
+            self.set_result(None)
+        else:
+            real(self, failure)
 
-    return mock.patch.object(Burst, "_on_confirm", on_confirm)
+    return mock.patch.object(_Confirmation, "set_exception", set_exception)
 
 
 def _ignore_returns() -> Any:
-    async def on_return(_self: Burst, _frame: Basic.Return) -> None:
-        pass
+    real = _Confirmation.set_exception
 
-    return mock.patch.object(Burst, "_on_return", on_return)
+    def set_exception(self: _Confirmation, failure: BaseException) -> None:
+        if isinstance(getattr(failure, "frame", None), Basic.Return):
+            self.set_result(None)
+        else:
+            real(self, failure)
+
+    return mock.patch.object(_Confirmation, "set_exception", set_exception)
 
 
 def _confirm_with_the_first() -> Any:
     """A batch counts as taken when the first of its messages is."""
 
-    def one_is_in(self: Any) -> None:
+    def one_is_in(self: Any, failure: BaseException | None) -> None:
         if not self.settled.done():
-            if self.failure is None:
+            if failure is None:
                 self.settled.set_result(None)
             else:
-                self.settled.set_exception(self.failure)
+                self.settled.set_exception(failure)
 
     return mock.patch("shared.broker.burst._Waiting.one_is_in", one_is_in)
 
