@@ -21,7 +21,14 @@ from shared.domain.keys import AggregateKey, AggregateKind
 from shared.domain.link import LinkState
 from shared.domain.product_request import ProductRequestState
 from shared.errors import CorreioError
-from shared.store.queries import AttemptRow, DeliveryRow, EventRow, Queries, TransitionRow
+from shared.store.queries import (
+    AttemptRow,
+    DeliveryRow,
+    EventRow,
+    QuarantineRow,
+    Queries,
+    TransitionRow,
+)
 from shared.store.spool import measure_spool
 
 KINDS = {"link": AggregateKind.LINK, "consent": AggregateKind.CONSENT,
@@ -252,7 +259,19 @@ def trace(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT0
         context.table(
             "Events",
             ("event", "name", "time", "received", "source", "label", "repeated", "tax ids"),
-            (list(one.values()) for one in answer["events"]),
+            (
+                (
+                    one["eventId"],
+                    one["eventName"],
+                    one["eventTime"],
+                    one["receivedAt"],
+                    one["source"],
+                    _label(one),
+                    one["duplicates"],
+                    one["taxIds"],
+                )
+                for one in answer["events"]
+            ),
         )
         context.table(
             "Transitions",
@@ -283,6 +302,7 @@ async def trace_answer(context: Context, name: str) -> dict[str, Any]:
     """What ``correio trace`` shows."""
     async with context.queries() as queries:
         events = await queries.events_with_id(name)
+        quarantined = await queries.quarantined_as(name)
         keys = await queries.named(name)
         seqs = {one.seq for one in events}
         by_event = await queries.aggregates_of(sorted(seqs)) if seqs else {}
@@ -302,7 +322,7 @@ async def trace_answer(context: Context, name: str) -> dict[str, Any]:
         ]
         attempts = await queries.attempts_of(deliveries)
     return {
-        "events": [_event(one) for one in events],
+        "events": [*map(_event, events), *map(_quarantined, quarantined)],
         "transitions": [_transition(row) for _, row in transitions],
         "deliveries": [delivery_answer(one, attempts.get(one.id, [])) for one in deliveries],
     }
@@ -319,6 +339,27 @@ def _event(one: EventRow) -> dict[str, Any]:
         "duplicates": one.duplicates,
         "taxIds": one.tax_form or None,
     }
+
+
+def _quarantined(one: QuarantineRow) -> dict[str, Any]:
+    """A quarantine entry among the events; `quarantine` names it and says what became of it."""
+    return {
+        "eventId": one.event_id,
+        "eventName": None,
+        "eventTime": None,
+        "receivedAt": iso(one.received_at),
+        "source": one.source,
+        "label": "quarantined",
+        "duplicates": one.seen - 1,
+        "taxIds": None,
+        "quarantine": {"id": one.id, "reason": one.reason, "status": one.status},
+    }
+
+
+def _label(event: dict[str, Any]) -> str:
+    """What became of an event, in a word or, for one in quarantine, with its reason."""
+    held = event.get("quarantine")
+    return f"{event['label']}: {held['reason']}, {held['status']}" if held else event["label"]
 
 
 def _transition(one: TransitionRow) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def entry_answer(one: QuarantineRow) -> dict[str, Any]:
         "receivedAt": iso(one.received_at),
         "seen": one.seen,
         "status": one.status,
+        "eventId": one.event_id or None,
     }
 
 
@@ -48,7 +49,17 @@ def list_(context: Context, reason: str, status: str, limit: int, as_json: bool)
     found = [entry_answer(one) for one in run(find())]
 
     def human() -> None:
-        columns = ("id", "reason", "detail", "source", "batch", "received", "seen", "status")
+        columns = (
+            "id",
+            "reason",
+            "detail",
+            "source",
+            "batch",
+            "received",
+            "seen",
+            "status",
+            "event",
+        )
         context.table("Quarantine", columns, (list(one.values()) for one in found))
 
     context.show({"entries": found}, as_json=as_json, human=human)
@@ -126,7 +137,7 @@ async def replay_entries(
                     headers.SOURCE: row.source,
                     headers.RECEIVED_AT: row.received_at,
                     headers.BATCH_ID: row.batch_id,
-                    headers.EVENT_ID: "",
+                    headers.EVENT_ID: row.event_id,
                     headers.TRACEPARENT: traceparent,
                     headers.QUARANTINE_ID: entry_id,
                 }

@@ -5,17 +5,23 @@ from aiohttp import hdrs, web
 
 from receiver import openapi
 from receiver.admission import Admission
+from receiver.batch import Batch
 from receiver.body import Budget
 from receiver.intake import Intake
-from receiver.metrics import Metrics
+from receiver.metrics import Metrics, Route
 from receiver.problems import ALLOWED_METHODS, Reason, Refusal
 from receiver.responses import accepted, found, options, refused
 from shared.clock import Clock
 from shared.config import ReceiverConfig
-from shared.logs import get_logger
-from shared.tracing import Span, record, trace_id
+from shared.logs import LineWriter, get_logger
+from shared.tracing import Span, is_sampled, record, trace_id
 
 log = get_logger(__name__)
+accepted_lines = LineWriter(
+    __name__,
+    "batch.accepted",
+    ("batch_id", "source", "accepted", "outcome", "duration_ms", "trace_id"),
+)
 
 
 class App:
@@ -89,26 +95,11 @@ class App:
         count = len(batch.events)
         self._metrics.accepted(route, count)
         duration = self._observe(began)
-        record(Span(
-            "receive batch",
-            kind="server",
-            traceparent=batch.traceparent,
-            began=batch.received_at,
-            ended=batch.received_at + round(duration),
-            attributes={
-                "batch_id": batch.id, "source": batch.source, "events": count,
-                "outcome": route.value,
-            },
-        ))  # fmt: skip
-        log.info(
-            "batch.accepted",
-            batch_id=batch.id,
-            source=batch.source,
-            accepted=count,
-            outcome=route.value,
-            duration_ms=duration,
-            trace_id=trace_id(batch.traceparent),
+        accepted_lines.add(
+            batch.id, batch.source, count, route.value, duration, trace_id(batch.traceparent)
         )
+        if is_sampled(batch.traceparent):
+            _trace(batch, route, duration)
         return accepted(count)
 
     def _refuse(self, refusal: Refusal, *, allowed: str | None = None) -> web.StreamResponse:
@@ -136,3 +127,18 @@ class App:
         seconds = self._clock.monotonic() - began
         self._metrics.answer_seconds.observe(seconds)
         return round(seconds * 1000, 1)
+
+
+def _trace(batch: Batch, route: Route, duration: float) -> None:
+    """Tell of a batch accepted after `duration` milliseconds."""
+    record(Span(
+        "receive batch",
+        kind="server",
+        traceparent=batch.traceparent,
+        began=batch.received_at,
+        ended=batch.received_at + round(duration),
+        attributes={
+            "batch_id": batch.id, "source": batch.source, "events": len(batch.events),
+            "outcome": route.value,
+        },
+    ))  # fmt: skip

@@ -5,6 +5,7 @@ Personal data cannot leak through a field nobody thought of: a field that is not
 their logger's name and level, since they may quote a body.
 """
 
+import asyncio
 import json
 import logging
 import sys
@@ -70,7 +71,7 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
 
 
 class LineWriter:
-    """Writes many lines of one kind at once: one for each event of a batch costs microseconds.
+    """Writes many lines of one kind at once: what all have in common is made once.
 
     The same rules hold as for any line: fields that are not allowed are withheld.
     """
@@ -80,7 +81,14 @@ class LineWriter:
         self._name = name
         self._event = event
         self._fields = fields
-        self._allowed = [one in ALLOWED_FIELDS for one in fields]
+        self._withheld = {one: WITHHELD for one in fields if one not in ALLOWED_FIELDS}
+        self._waiting: list[Sequence[Any]] = []
+
+    def add(self, *row: Any) -> None:
+        """Write one line soon: together with all others of this turn of the event loop."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._write_waiting)
+        self._waiting.append(row)
 
     def write(self, rows: Iterable[Sequence[Any]]) -> None:
         """Write one line for each row of values, at level ``info``."""
@@ -99,15 +107,17 @@ class LineWriter:
             "level": "info",
             "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         }
-        text = "\n".join(
-            _json(frame | {
-                name: value if allowed else WITHHELD
-                for name, value, allowed in zip(self._fields, row, self._allowed, strict=True)
-            })
+        head = _json(frame)[:-1] + ","
+        text = "\n".join([
+            head + _json(dict(zip(self._fields, row, strict=True)) | self._withheld)[1:]
             for row in rows
-        )  # fmt: skip
+        ])  # fmt: skip
         if text:
             config["logger_factory"]().msg(text)
+
+    def _write_waiting(self) -> None:
+        rows, self._waiting = self._waiting, []
+        self.write(rows)
 
 
 def _json(line: Any, **_options: Any) -> str:

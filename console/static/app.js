@@ -127,7 +127,8 @@ function timeline(found) {
   const lines = [];
   for (const one of found.events) {
     const again = one.duplicates ? `, repeated ${one.duplicates} times` : "";
-    lines.push([one.receivedAt, 0, `received ${one.eventName} ${one.eventId} from ${one.source}: ${one.label}${again}`]);
+    const why = one.quarantine ? ` (${one.quarantine.reason}, now ${one.quarantine.status})` : "";
+    lines.push([one.receivedAt, 0, `received ${one.eventName ?? "something"} ${one.eventId} from ${one.source}: ${one.label}${why}${again}`]);
   }
   for (const one of found.transitions) {
     lines.push([one.at, 1, `${one.aggregate} ${one.id} is at version ${one.version}: ${one.type}, ${dash(one.from)} → ${one.to}`]);

@@ -1,9 +1,10 @@
 """Publishing many messages in one write.
 
-The ordinary publish costs a task, a lock and a queue hop for each message. Here all messages
-that wait are encoded together and handed to the connection's writer as one piece; the broker's
-confirms come back one by one as ever. Messages that come while a piece is being handed over
-form the next one, so load makes the pieces larger by itself.
+The ordinary publish costs a task, a lock, a future and a queue hop for each message. Here all
+messages that wait are encoded together and handed to the connection's writer as one piece, and
+the broker's answers are matched here too; of aiormq's channel there remain opening, reading,
+writing and closing. Messages that come while a piece is being handed over form the next one, so
+load makes the pieces larger by itself.
 
 This leans on attributes of aiormq's channel that its documentation does not promise. They are
 used in this module only; `fits` looks for them at every connect, and where one is missing the
@@ -11,24 +12,23 @@ publisher goes the documented way. A contract test holds both ways to the same p
 """
 
 import asyncio
-import itertools
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, cast
 
 import aiormq
 from aiormq.abc import ChannelFrame
-from aiormq.exceptions import ChannelInvalidStateError
+from aiormq.exceptions import ChannelInvalidStateError, DeliveryError, PublishError
 from msgspec import Struct
-from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from shared.broker.faults import cancelled_ourselves
+from shared.broker import frames
 from shared.ids import new_id
 
-PERSISTENT = 2
+PERSISTENT = frames.PERSISTENT
 WINDOW = 4_096
-"""Messages unconfirmed at most: a confirm of several scans all that are outstanding."""
+"""Messages unconfirmed at most: what a broker that has stopped reading makes us hold."""
 
 
 class Message(Struct, frozen=True):
@@ -43,81 +43,57 @@ class Message(Struct, frozen=True):
 def fits(channel: aiormq.Channel) -> bool:
     """Whether this aiormq has the shape that a burst leans on."""
     return (
-        hasattr(channel, "lock")
-        and isinstance(getattr(channel, "confirmations", None), dict)
-        and isinstance(getattr(channel, "message_id_delivery_tag", None), dict)
-        and isinstance(getattr(channel, "delivery_tag", None), int)
-        and hasattr(channel.lock, "__aenter__")
+        getattr(channel, "delivery_tag", None) == 0
         and isinstance(getattr(channel, "write_queue", None), asyncio.Queue)
         and isinstance(getattr(channel, "max_content_size", None), int)
-        and callable(getattr(channel, "create_future", None))
+        and all(
+            asyncio.iscoroutinefunction(getattr(channel, name, None))
+            for name in ("_on_confirm_frame", "_on_return_frame", "_get_frame", "_read_content")
+        )
     )
 
 
 class _Waiting:
     """Messages published together; done when the outcome of every one of them is in."""
 
-    __slots__ = ("_failure", "_left", "messages", "settled")
+    __slots__ = ("failure", "left", "messages", "settled")
 
     def __init__(self, messages: Sequence[Message], settled: asyncio.Future[None]) -> None:
         self.messages = messages
         self.settled = settled
-        self._left = len(messages)
-        self._failure: BaseException | None = None
+        self.left = len(messages)
+        self.failure: BaseException | None = None
 
-    def one_is_in(self, failure: BaseException | None) -> None:
-        self._failure = self._failure or failure
-        self._left -= 1
-        if self._left or self.settled.done():
+    def one_is_in(self) -> None:
+        self.left -= 1
+        if self.left or self.settled.done():
             return
-        if self._failure is not None:
-            self.settled.set_exception(self._failure)
+        if self.failure is not None:
+            self.settled.set_exception(self.failure)
         else:
             self.settled.set_result(None)
 
 
-class _Confirmation:
-    """Stands in the channel's table where the ordinary publish puts a future."""
-
-    __slots__ = ("_burst", "_done", "_message_id", "_waiting")
-
-    def __init__(self, burst: "Burst", message_id: str, waiting: _Waiting) -> None:
-        self._burst = burst
-        self._message_id = message_id
-        self._waiting = waiting
-        self._done = False
-
-    def done(self) -> bool:
-        return self._done
-
-    def cancelled(self) -> bool:
-        return False
-
-    def cancel(self) -> bool:
-        return False
-
-    def set_result(self, _frame: object) -> None:
-        self._settle(None)
-
-    def set_exception(self, failure: BaseException) -> None:
-        self._settle(failure)
-
-    def _settle(self, failure: BaseException | None) -> None:
-        self._done = True
-        self._burst.forget(self._message_id)
-        self._waiting.one_is_in(failure)
-
-
 class Burst:
-    """Publishes over one channel; `run` must be running."""
+    """Publishes over one channel, which nobody else may publish on; `run` must be running."""
 
     def __init__(self, channel: aiormq.Channel) -> None:
         self._channel = channel
         self._waiting: list[_Waiting] = []
+        self._outstanding: dict[int, _Waiting] = {}
         self._come = asyncio.Event()
         self._room = asyncio.Event()
-        self._prefix = new_id()
-        self._numbers = itertools.count()
+        self._prefix = new_id().encode() + b"-"
+        self._number = 0
+        self._over = False
+        taken = cast("Any", channel)  # they are methods: on this channel ours take their place
+        taken._on_confirm_frame = self._on_confirm  # noqa: SLF001 - see `fits`
+        taken._on_return_frame = self._on_return  # noqa: SLF001 - likewise
+
+    @property
+    def outstanding(self) -> int:
+        """Messages whose outcome is not in yet."""
+        return len(self._outstanding)
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Return when the broker answers for every message.
@@ -126,70 +102,92 @@ class Burst:
             aiormq.exceptions.PublishError: one was returned.
             aiormq.exceptions.DeliveryError: one was refused.
             aiormq.exceptions.AMQPError: the channel is closed, or closed meanwhile.
+            ValueError: a message cannot be encoded; none of `messages` has been sent.
         """
-        if self._channel.is_closed:
+        if self._over or self._channel.is_closed:
             raise ChannelInvalidStateError("the channel is closed")
         if not messages:
             return
-        waiting = _Waiting(messages, self._channel.create_future())
+        waiting = _Waiting(messages, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._come.set()
-        try:
-            await waiting.settled
-        except asyncio.CancelledError:
-            if cancelled_ourselves():
-                raise
-            raise ChannelInvalidStateError("the channel closed") from None
+        await waiting.settled
 
     async def run(self) -> None:
-        """Hand over what waits, piece by piece, until cancelled."""
-        while True:
-            await self._come.wait()
-            self._come.clear()
-            while self._waiting:
-                while len(self._channel.confirmations) >= WINDOW:
-                    self._room.clear()
-                    await self._room.wait()
-                await self._hand_over()
-
-    def forget(self, message_id: str) -> None:
-        """The outcome of this message is in: drop its number and make room for another."""
-        self._channel.message_id_delivery_tag.pop(message_id, None)
-        self._room.set()
+        """Hand over what waits, piece by piece, until cancelled; then fail what still waits."""
+        try:
+            while True:
+                await self._come.wait()
+                self._come.clear()
+                while self._waiting:
+                    while len(self._outstanding) >= WINDOW:
+                        self._room.clear()
+                        await self._room.wait()
+                    await self._hand_over()
+        finally:
+            self._over = True
+            for waiting in {*self._waiting, *self._outstanding.values()}:
+                if not waiting.settled.done():
+                    waiting.settled.set_exception(ChannelInvalidStateError("the channel closed"))
+            self._waiting.clear()
+            self._outstanding.clear()
 
     async def _hand_over(self) -> None:
-        channel = self._channel
-        async with channel.lock:
-            frames: list[Any] = []
-            while self._waiting and len(channel.confirmations) < WINDOW:
-                waiting = self._waiting.pop(0)
-                if not waiting.settled.done():  # else its publisher gave up before it was sent
-                    for message in waiting.messages:
-                        frames += self._frames(message, waiting)
-            if frames:
-                piece = ChannelFrame.marshall(channel_number=channel.number, frames=frames)
-                await channel.write_queue.put(piece)
+        pieces: list[bytes] = []
+        handed = 0
+        for waiting in self._waiting:
+            if len(self._outstanding) >= WINDOW:
+                break
+            handed += 1
+            if not waiting.settled.done():  # else its publisher gave up before it was sent
+                pieces += self._encoded(waiting)
+        del self._waiting[:handed]
+        if pieces:
+            await self._channel.write_queue.put(
+                ChannelFrame(payload=b"".join(pieces), should_close=False)
+            )
 
-    def _frames(self, message: Message, waiting: _Waiting) -> list[Any]:
-        """Number one message as the broker will, note whom to tell, and return its frames."""
-        channel = self._channel
-        message_id = f"{self._prefix}-{next(self._numbers)}"
-        channel.delivery_tag += 1
-        confirmation = _Confirmation(self, message_id, waiting)
-        channel.confirmations[channel.delivery_tag] = cast("asyncio.Future[Any]", confirmation)
-        channel.message_id_delivery_tag[message_id] = channel.delivery_tag
-        body, size = message.body, channel.max_content_size
-        return [
-            Basic.Publish(
-                exchange=message.exchange, routing_key=message.routing_key, mandatory=True
-            ),
-            ContentHeader(
-                body_size=len(body),
-                properties=Basic.Properties(
-                    delivery_mode=PERSISTENT,
-                    message_id=message_id,  # never the event's own id: returns go by it
+    def _encoded(self, waiting: _Waiting) -> list[bytes]:
+        """The frames of messages published together, numbered as the broker will number them."""
+        channel, number, made = self._channel, self._number, []
+        try:
+            for message in waiting.messages:
+                number += 1
+                made += frames.publish(
+                    channel=channel.number,
+                    exchange=message.exchange,
+                    routing_key=message.routing_key,
+                    message_id=self._prefix + str(number).encode(),  # never the event's own id
                     headers=message.headers,
-                ),
-            ),
-            *(ContentBody(body[at : at + size]) for at in range(0, len(body), size)),
-        ]
+                    body=message.body,
+                    largest=channel.max_content_size,
+                )
+        except ValueError as error:
+            waiting.settled.set_exception(error)
+            return []
+        self._outstanding.update(dict.fromkeys(range(self._number + 1, number + 1), waiting))
+        self._number = number
+        return made
+
+    async def _on_confirm(self, frame: Basic.Ack | Basic.Nack) -> None:
+        """The broker took, or refused, one message or all up to one."""
+        tag = frame.delivery_tag or 0
+        all_up_to = takewhile(tag.__ge__, self._outstanding)
+        for one in list(all_up_to) if frame.multiple else (tag,):
+            waiting = self._outstanding.pop(one, None)
+            if waiting is None:
+                continue
+            if isinstance(frame, Basic.Nack):
+                waiting.failure = waiting.failure or DeliveryError(None, frame)
+            waiting.one_is_in()
+        self._room.set()
+
+    async def _on_return(self, frame: Basic.Return) -> None:
+        """The broker found no queue for a message; that it took it is still to come."""
+        channel = cast("Any", self._channel)
+        header: ContentHeader = await channel._get_frame()  # noqa: SLF001 - see `fits`
+        message = await channel._read_content(frame, header)  # noqa: SLF001 - likewise
+        number = (header.properties.message_id or "").encode().removeprefix(self._prefix)
+        waiting = self._outstanding.get(int(number)) if number.isdigit() else None
+        if waiting is not None:
+            waiting.failure = waiting.failure or PublishError(message, frame)

@@ -38,11 +38,14 @@ The broker sends two in the time of one. aiormq itself would wait for three time
 Session = Callable[[AbstractConnection], Awaitable[None]]
 
 
-async def keep_connected(config: BrokerConfig, *, name: str, session: Session) -> None:
+async def keep_connected(
+    config: BrokerConfig, *, name: str, session: Session, fed: bool = False
+) -> None:
     """Connect and run `session` on the connection, again and again until cancelled.
 
     `session` returns or raises when the connection is of no more use to it. A session that
-    stood resets the backoff, which otherwise doubles up to ``broker.reconnect_max``.
+    stood resets the backoff, which otherwise doubles up to ``broker.reconnect_max``. `fed`: read
+    through a `shared.broker.feed.Feed`.
     """
 
     def lost(retry: RetryCallState) -> None:
@@ -60,7 +63,7 @@ async def keep_connected(config: BrokerConfig, *, name: str, session: Session) -
         ):
             with attempt:
                 async with translated():
-                    await _connect_and_serve(config, name=name, session=session)
+                    await _connect_and_serve(config, name=name, session=session, fed=fed)
         _heed_cancellation()
 
 
@@ -75,7 +78,9 @@ def _heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Session) -> None:
+async def _connect_and_serve(
+    config: BrokerConfig, *, name: str, session: Session, fed: bool
+) -> None:
     """One connection, from its opening to its loss. A loss after a good start is no failure.
 
     Raises:
@@ -83,7 +88,11 @@ async def _connect_and_serve(config: BrokerConfig, *, name: str, session: Sessio
     """
     async with asyncio.timeout(config.connect_timeout):
         connection = await dial(
-            config.url, within=config.connect_timeout, heartbeat=config.heartbeat, name=name
+            config.url,
+            within=config.connect_timeout,
+            heartbeat=config.heartbeat,
+            name=name,
+            fed=fed,
         )
     clock = asyncio.get_running_loop().time
     began, said = clock(), None

@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import aiormq.abc
 from aio_pika.abc import AbstractConnection
-from msgspec import Struct
 
 from shared.broker import headers, topology
 from shared.broker.connection import SETUP_TIMEOUT, close, first_of, keep_connected
 from shared.broker.faults import LOST
+from shared.broker.feed import Delivered, feed_of
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError
 
@@ -22,13 +22,8 @@ a word. RabbitMQ 3.10 does when a queue is deleted and made again at once; it th
 as delivered that nobody got, so that nothing but the silence tells."""
 
 
-class Received(Struct, frozen=True):
-    """One message as the broker delivered it."""
-
-    body: bytes
-    headers: Mapping[str, Any]
-    tag: int
-    redelivered: bool
+Received = Delivered
+"""One message as the broker delivered it."""
 
 
 class Batch:
@@ -118,7 +113,7 @@ class BatchConsumer:
 
     async def run(self) -> None:
         """Keep consuming until cancelled."""
-        await keep_connected(self._config, name=self._name, session=self._serve)
+        await keep_connected(self._config, name=self._name, session=self._serve, fed=True)
 
     async def take(self, *, limit: int, linger: float) -> Batch:
         """Wait for a message, then return what is at hand within `linger` seconds.
@@ -164,25 +159,22 @@ class BatchConsumer:
         cancelled = asyncio.Event()
         subscription = _Subscription(channel)
 
-        async def collect(message: aiormq.abc.DeliveredMessage) -> None:
+        def collect(received: Received) -> None:
             if self._subscription is not subscription:
                 return  # of a channel that has gone: its number means another message by now
-            received = Received(
-                message.body,
-                message.header.properties.headers or {},
-                message.delivery_tag or 0,
-                bool(message.redelivered),
-            )
             subscription.delivered(received)
             self._buffer.append(received)
             self._arrived.set()
 
+        feed = feed_of(connection)
+        if feed is not None:
+            feed.tap(channel.number, collect)
         channel.on_consumer_cancel_callbacks.add(lambda _frame: cancelled.set())
         self._subscription = subscription
         lost_consumer = asyncio.ensure_future(first_of(channel.closing, cancelled.wait()))
         try:
             async with asyncio.timeout(SETUP_TIMEOUT):
-                await channel.basic_consume(self.queue, collect)
+                await channel.basic_consume(self.queue, ordinary(collect))
             await first_of(lost_consumer, subscription.idle())
             if lost_consumer.done() and not lost_consumer.cancelled():
                 raise BrokerUnavailableError("the consumer was lost")
@@ -190,3 +182,21 @@ class BatchConsumer:
             self._subscription = None
             self._buffer.clear()
             await close(outer)
+
+
+def ordinary(
+    collect: Callable[[Received], None],
+) -> Callable[[aiormq.abc.DeliveredMessage], Coroutine[Any, Any, None]]:
+    """What aiormq calls for a delivery that no feed has taken."""
+
+    async def called(message: aiormq.abc.DeliveredMessage) -> None:
+        collect(
+            Received(
+                message.body,
+                message.header.properties.headers or {},
+                message.delivery_tag or 0,
+                bool(message.redelivered),
+            )
+        )
+
+    return called

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import aio_pika
 from aio_pika.abc import AbstractConnection
 
+from shared.broker.feed import FedConnection
 from shared.config import Secret
 from shared.errors import BrokerUnavailableError
 
@@ -14,7 +15,12 @@ _FILES = ("cafile", "certfile", "keyfile")
 
 
 async def dial(
-    url: Secret | str, *, within: float, heartbeat: int | None = None, name: str = ""
+    url: Secret | str,
+    *,
+    within: float,
+    heartbeat: int | None = None,
+    name: str = "",
+    fed: bool = False,
 ) -> AbstractConnection:
     """Connect; over TLS if the URL begins with ``amqps``.
 
@@ -23,6 +29,7 @@ async def dial(
         within: seconds to wait for the broker.
         heartbeat: seconds between two heartbeats, if not what the broker proposes.
         name: what the broker's own tools call this connection.
+        fed: read it through a `shared.broker.feed.Feed`, for many deliveries.
 
     Raises:
         BrokerUnavailableError: a file that the URL names cannot be read.
@@ -33,7 +40,10 @@ async def dial(
     more: dict[str, Any] = {} if heartbeat is None else {"heartbeat": heartbeat}
     if name:
         more["client_properties"] = {"connection_name": f"correio {name}"}
-    connection: AbstractConnection = await aio_pika.connect(text, timeout=within, **more)
+    kind = FedConnection if fed else aio_pika.Connection
+    connection: AbstractConnection = await aio_pika.connect(
+        text, timeout=within, connection_class=kind, **more
+    )
     return connection
 
 

@@ -11,7 +11,7 @@ from pamqp.commands import Basic
 from shared.broker import topology
 from shared.broker.burst import PERSISTENT, Burst, Message, fits
 from shared.broker.connection import SETUP_TIMEOUT, first_of, keep_connected
-from shared.broker.faults import translated
+from shared.broker.faults import LOST, translate, translated
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError, UnroutableError
 from shared.ids import new_id
@@ -107,14 +107,19 @@ class ConfirmingPublisher:
         if channel is None:
             raise BrokerUnavailableError("not connected")
         try:
-            async with translated():
-                if burst is not None:
-                    await burst.publish(messages)
-                else:
+            if burst is not None:
+                await burst.publish(messages)
+            else:
+                async with translated():
                     await self._publish_each(channel, messages)
         except UnroutableError:
             self._unroutable.set()
             raise
+        except LOST as error:
+            raised = translate(error)
+            if isinstance(raised, UnroutableError):
+                self._unroutable.set()
+            raise raised from error
 
     async def _publish_each(self, channel: aiormq.Channel, messages: Sequence[Outgoing]) -> None:
         """The documented way."""

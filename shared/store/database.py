@@ -153,6 +153,16 @@ def immediate(connection: apsw.Connection) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def unsynced(connection: apsw.Connection) -> Iterator[None]:
+    """Commits within the block do not wait for the disk; the next one after it syncs them too."""
+    connection.execute("PRAGMA synchronous = NORMAL")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA synchronous = FULL")
+
+
 def begin(connection: apsw.Connection) -> None:
     """Start a write transaction, undoing first what a failed rollback may have left open."""
     rollback(connection)

@@ -127,13 +127,13 @@ def quarantine_values(
 ) -> tuple[tuple[Any, ...], tuple[str, str, bytes]]:
     """What is stored of a quarantine entry, and of the key that seals its body alone.
 
-    That is id, reason, detail, source, batch_id, received_at, content, body and traceparent; and
-    entry_id, wrapped_by and key.
+    That is id, reason, detail, source, batch_id, received_at, content, body, traceparent and
+    event_id; and entry_id, wrapped_by and key.
     """
     made, box = sealing.sealer.make(entry_owner(one.id))
     return (
         one.id, one.reason, one.detail, one.source, one.batch_id, one.received_at, one.content,
-        box.seal(one.body, about_entry(one.id)), one.traceparent,
+        box.seal(one.body, about_entry(one.id)), one.traceparent, one.event_id,
     ), (one.id, made.by, made.key)  # fmt: skip
 
 

@@ -88,6 +88,7 @@ class QuarantineRow(Struct, frozen=True):
     received_at: int
     seen: int
     status: str
+    event_id: str
 
 
 class NoteRow(Struct, frozen=True):
@@ -147,7 +148,8 @@ _EVENT = (
 )
 
 _QUARANTINE = (
-    "SELECT id, reason, detail, source, batch_id, received_at, seen, status FROM quarantine"
+    "SELECT id, reason, detail, source, batch_id, received_at, seen, status, "
+    "event_id FROM quarantine"
 )
 
 
@@ -361,6 +363,14 @@ class Queries:
             (entry_id,),
         )
         return QuarantineRow(*rows[0]), self._store.sealing.entry(entry_id, body, *key), traceparent
+
+    async def quarantined_as(self, event_id: str) -> list[QuarantineRow]:
+        """The entries of what the source called by this id, oldest first."""
+        rows = await self._store.fetch(
+            f"{_QUARANTINE} WHERE event_id = ? AND event_id <> '' ORDER BY id LIMIT {TRACE_LIMIT}",
+            (event_id,),
+        )
+        return [QuarantineRow(*row) for row in rows]
 
     async def discard(self, ids: Sequence[str], *, by: str, now: int) -> int:
         """Close open entries for good; returns how many were open."""

@@ -138,7 +138,8 @@ class NewQuarantined(Struct, frozen=True):
     """Something that could not be understood, whole.
 
     A second arrival of the same content from the same source while the first is still open
-    counts up `seen` instead of adding a row.
+    counts up `seen` instead of adding a row. `event_id` is what the receiver saw the source call
+    it, empty where it saw none.
     """
 
     id: str
@@ -150,6 +151,7 @@ class NewQuarantined(Struct, frozen=True):
     content: str
     body: bytes
     traceparent: str = ""
+    event_id: str = ""
 
 
 class Changes(Struct):

@@ -68,8 +68,17 @@ async def until(condition, *, limit: float = LIMIT) -> None:  # noqa: ANN001 - a
             await asyncio.sleep(0.02)
 
 
+@pytest.fixture(params=["fed", "ordinary"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How deliveries are taken: off the stream, or by aiormq."""
+    chosen: str = request.param
+    if chosen == "ordinary":
+        monkeypatch.setattr("shared.broker.consumer.feed_of", lambda _connection: None)
+    return chosen
+
+
 async def test_what_is_published_is_consumed_in_order_and_gone_once_acknowledged(
-    broker_url: str,
+    way: str, broker_url: str
 ) -> None:
     await topology.declare(broker_url)
     async with publishing(broker_url) as publisher:
@@ -142,7 +151,23 @@ async def test_without_leave_to_declare_a_missing_queue_is_waited_for(broker_url
         await publisher.wait_connected()
 
 
-async def test_what_was_not_acknowledged_comes_again_on_the_next_channel(broker_url: str) -> None:
+async def test_bodies_of_every_size_arrive_whole(way: str, broker_url: str) -> None:
+    await topology.declare(broker_url)
+    sent = [bytes(range(256)) * 2_000, b"", *(b"%d" % i * 50 for i in range(2_000))]
+    taker = consumer(broker_url, prefetch=300)
+    async with publishing(broker_url) as publisher, running(taker):
+        await publisher.publish(messages(*sent))
+        got: list[bytes] = []
+        while len(got) < len(sent):
+            batch = await taker.take(limit=200, linger=0.01)
+            got += [one.body for one in batch.messages]
+            await batch.ack()
+    assert got == sent
+
+
+async def test_what_was_not_acknowledged_comes_again_on_the_next_channel(
+    way: str, broker_url: str
+) -> None:
     await topology.declare(broker_url)
     async with publishing(broker_url) as publisher:
         await publisher.publish(messages(b"a", b"b", b"c"))

@@ -176,6 +176,22 @@ async def test_status_without_broker_and_store_says_so(tmp_path: Path) -> None:
     assert all(one["ready"] is None for one in status["queues"])
 
 
+async def test_what_is_in_quarantine_is_found_by_its_event_id(correio: Cli, store: Store) -> None:
+    body = ev.dump(ev.event("consent_authorised", at=1) | {"eventName": "consent_revived"})
+    arrival = Arrival(body, "klavi", "b", ev.EPOCH, event_id="known-to-the-source")
+    await Applier(store, CONFIG, clock=SystemClock()).apply([arrival, arrival])
+    (entry,) = (await correio("quarantine", "list"))["entries"]
+    assert entry["eventId"] == "known-to-the-source"
+    (event,) = (await correio("trace", "known-to-the-source"))["events"]
+    assert event == {
+        "eventId": "known-to-the-source", "eventName": None, "eventTime": None,
+        "receivedAt": ev.iso(ev.EPOCH), "source": "klavi", "label": "quarantined",
+        "duplicates": 1, "taxIds": None,
+        "quarantine": {"id": entry["id"], "reason": "unknown_event", "status": "open"},
+    }  # fmt: skip
+    assert "unknown_event" in await correio.text("trace", "known-to-the-source")
+
+
 async def test_quarantine_from_list_to_replay(
     correio: Cli, filled: Store, broker_url: str, store_url: str
 ) -> None:

@@ -196,9 +196,10 @@ async def test_a_replayed_entry_is_closed_by_the_event_it_became(
     with events_worker(tmp_path, configuration(tmp_path, broker_url, store_url)) as worker:
         worker.start()
         async with publishing(broker_url) as publish:
-            await publish(b'{"not":"yet"}')
+            await publish(b'{"not":"yet"}', **{headers.EVENT_ID: "seen"})
             await until(lambda: books.read(store_url).quarantined != {})
-            ((entry,),) = books.fetch(store_url, "SELECT id FROM quarantine")
+            ((entry, event_id),) = books.fetch(store_url, "SELECT id, event_id FROM quarantine")
+            assert event_id == "seen"
             await publish(ev.raw("link_created"), **{headers.QUARANTINE_ID: entry})
             await until(lambda: stored(store_url) == 1)
     assert books.fetch(store_url, "SELECT status FROM quarantine") == [("replayed",)]

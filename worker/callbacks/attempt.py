@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import ssl
 from types import TracebackType
 from typing import Final, Self
@@ -52,6 +53,9 @@ KEEP_ALIVE: Final = 30.0
 SHORT: Final = 1.0
 """Seconds within which a fault must show to be worth a second try at once; also how long the
 first bytes of a failing answer are waited for."""
+
+FIRST_WAIT: Final = 0.2
+"""Seconds before the first of those tries, at the most."""
 
 BRIEF: Final = (FailureKind.CONNECT, FailureKind.CUT_OFF)
 """Faults that may be over in a moment."""
@@ -149,9 +153,13 @@ class Caller:
         except ForbiddenAddressError as error:
             return PermanentFailure(FailureKind.REFUSED_ADDRESS, str(error))
         body = body_of(delivery)
+        first = await self._try_once(target, delivery, body)
+        if not first.again or not self._config.quick_retries:
+            return first.outcome
+        await self._clock.sleep(random.uniform(0, FIRST_WAIT))  # noqa: S311 - spreads load
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(1 + self._config.quick_retries),
-            wait=wait_random_exponential(multiplier=0.2, max=1.0),
+            stop=stop_after_attempt(self._config.quick_retries),
+            wait=wait_random_exponential(multiplier=2 * FIRST_WAIT, max=1.0),
             retry=retry_if_result(_is_worth_another),
             retry_error_callback=_last_result,
             sleep=self._clock.sleep,

@@ -6,6 +6,7 @@ acknowledged is safe all the same: its wake time stands in the store.
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -96,7 +97,7 @@ class Intake:
         early: list[Delivery] = []
         parked: dict[str, int] = {}
         loaded = await self._means.store.load(dict.fromkeys(ids))
-        metrics.MESSAGES.labels("unknown").inc(len(set(ids)) - len(loaded))
+        results = Counter(unknown=len(set(ids)) - len(loaded))
         for delivery in loaded:
             lane = self._lanes.all.get(delivery.endpoint)
             if not _is_wanted(delivery, now):
@@ -118,7 +119,9 @@ class Intake:
                 )
                 metrics.PARKED.labels(delivery.endpoint, "full").inc()
                 result = "parked"
-            metrics.MESSAGES.labels(result).inc()
+            results[result] += 1
+        for result, count in results.items():
+            metrics.MESSAGES.labels(result).inc(count)
         if parked:
             await self._means.store.park(parked)
         if early:

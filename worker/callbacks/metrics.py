@@ -1,6 +1,12 @@
 """What the callbacks worker measures. No label ever carries the id of a delivery."""
 
+from functools import lru_cache
+from typing import Final
+
 from prometheus_client import Counter, Gauge, Histogram
+
+REMEMBERED: Final = 10_000
+"""Series that are found without a look at the registry."""
 
 ATTEMPTS = Counter(
     "correio_callbacks_attempts_total",
@@ -57,3 +63,27 @@ RELEASED = Counter(
     "correio_callbacks_released_total", "Held deliveries released.", labelnames=("endpoint",)
 )
 PAUSED = Gauge("correio_callbacks_paused", "1 while work is paused for the store.")
+
+
+@lru_cache(maxsize=REMEMBERED)
+def attempts(endpoint: str, kind: str, outcome: str) -> Counter:
+    """The series of `ATTEMPTS`."""
+    return ATTEMPTS.labels(endpoint, kind, outcome)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def ended(endpoint: str, state: str) -> Counter:
+    """The series of `ENDED`."""
+    return ENDED.labels(endpoint, state)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def attempt_seconds(endpoint: str) -> Histogram:
+    """The series of `ATTEMPT_SECONDS`."""
+    return ATTEMPT_SECONDS.labels(endpoint)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def delivery_seconds(endpoint: str) -> Histogram:
+    """The series of `DELIVERY_SECONDS`."""
+    return DELIVERY_SECONDS.labels(endpoint)

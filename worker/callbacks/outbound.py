@@ -51,9 +51,9 @@ async def publish(publisher: Publisher, messages: Iterable[Outgoing]) -> bool:
         metrics.RELAY_FAILURES.inc()
         log.warning("relay.failed", count=len(group), error_type=type(error).__name__)
         return False
-    for message in group:
-        way = "work" if message.routing_key == topology.CALLBACKS else "delay"
-        metrics.RELAYED.labels(way).inc()
+    due = sum(message.routing_key == topology.CALLBACKS for message in group)
+    metrics.RELAYED.labels("work").inc(due)
+    metrics.RELAYED.labels("delay").inc(len(group) - due)
     return True
 
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from msgspec import Struct
 
 from shared import tracing
-from shared.logs import get_logger
+from shared.logs import LineWriter
 from shared.store.rows import AttemptRecord, Delivery, DeliveryState
 from worker.callbacks import metrics
 from worker.callbacks.attempt import Call
@@ -23,7 +23,11 @@ from worker.callbacks.outcomes import (
     status_of,
 )
 
-log = get_logger(__name__)
+LINE = (
+    "delivery_id", "endpoint", "type", "attempt", "outcome", "status", "duration_ms", "state",
+    "next_in", "error", "trace_id",
+)  # fmt: skip
+lines = LineWriter(__name__, "attempt.finished", LINE)
 
 GROUP: Final = 200
 """Attempts in one transaction at the most."""
@@ -69,8 +73,8 @@ class Recorder:
         records = [self._record_of(one) for one in group]
         moved = set(await self._means.patience.insist(lambda: self._means.store.record(records)))
         retries = {}
-        for one, record in zip(group, records, strict=True):
-            _tell(one, record)
+        _tell(group, records)
+        for record in records:
             if record.state is DeliveryState.RETRYING and record.delivery_id in moved:
                 retries[record.delivery_id] = record.due_at
         if retries:
@@ -104,42 +108,49 @@ class Recorder:
         )
 
 
-def _tell(one: Finished, record: AttemptRecord) -> None:
-    """The one log line of an attempt, and its figures."""
+def _tell(group: Sequence[Finished], records: Sequence[AttemptRecord]) -> None:
+    """The one log line of each attempt, and their figures."""
+    lines.write(_line(one, record) for one, record in zip(group, records, strict=True))
+    for one, record in zip(group, records, strict=True):
+        _count(one, record)
+        if tracing.is_sampled(one.delivery.traceparent):
+            tracing.record(_span(one.delivery, record))
+
+
+def _line(one: Finished, record: AttemptRecord) -> tuple[object, ...]:
+    """What is told of an attempt, in the order of `LINE`."""
     delivery = one.delivery
-    ended = record.at + record.duration_ms
     retrying = record.state is DeliveryState.RETRYING
-    log.info(
-        "attempt.finished",
-        delivery_id=delivery.id,
-        endpoint=delivery.endpoint,
-        type=delivery.type,
-        attempt=record.number,
-        outcome=record.outcome,
-        status=record.status,
-        duration_ms=record.duration_ms,
-        state=record.state.value,
-        next_in=round((record.due_at - ended) / 1000, 1) if retrying else None,
-        error=record.error or None,
-        trace_id=tracing.trace_id(delivery.traceparent),
-    )
-    tracing.record(tracing.Span(
+    ended = record.at + record.duration_ms
+    return (
+        delivery.id, delivery.endpoint, delivery.type, record.number, record.outcome,
+        record.status, record.duration_ms, record.state.value,
+        round((record.due_at - ended) / 1000, 1) if retrying else None, record.error or None,
+        tracing.trace_id(delivery.traceparent),
+    )  # fmt: skip
+
+
+def _span(delivery: Delivery, record: AttemptRecord) -> tracing.Span:
+    return tracing.Span(
         "call endpoint",
         kind="client",
         traceparent=delivery.traceparent,
         began=record.at,
-        ended=ended,
+        ended=record.at + record.duration_ms,
         attributes={
             "delivery_id": delivery.id, "endpoint": delivery.endpoint, "type": delivery.type,
             "attempt": record.number, "outcome": record.outcome, "status": record.status,
         },
         failed=record.state is not DeliveryState.DELIVERED,
-    ))  # fmt: skip
-    metrics.ATTEMPTS.labels(delivery.endpoint, delivery.type, record.outcome).inc()
-    metrics.ENDED.labels(delivery.endpoint, record.state.value).inc()
-    metrics.ATTEMPT_SECONDS.labels(delivery.endpoint).observe(record.duration_ms / 1000)
+    )  # fmt: skip
+
+
+def _count(one: Finished, record: AttemptRecord) -> None:
+    delivery, ended = one.delivery, record.at + record.duration_ms
+    endpoint = delivery.endpoint
+    metrics.attempts(endpoint, delivery.type, record.outcome).inc()
+    metrics.ended(endpoint, record.state.value).inc()
+    metrics.attempt_seconds(endpoint).observe(record.duration_ms / 1000)
     metrics.LATE_SECONDS.observe(max(0, record.at - delivery.due_at) / 1000)
     if record.state is DeliveryState.DELIVERED:
-        metrics.DELIVERY_SECONDS.labels(delivery.endpoint).observe(
-            max(0, ended - delivery.transition_at) / 1000
-        )
+        metrics.delivery_seconds(endpoint).observe(max(0, ended - delivery.transition_at) / 1000)

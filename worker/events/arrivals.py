@@ -16,6 +16,7 @@ class Arrival(Struct, frozen=True):
     Attributes:
         received_at: Unix milliseconds.
         quarantine_id: the quarantine entry that an operator replays; empty for a first arrival.
+        event_id: what the receiver saw the source call it; empty where it saw nothing.
     """
 
     body: bytes
@@ -24,6 +25,7 @@ class Arrival(Struct, frozen=True):
     received_at: int
     traceparent: str = ""
     quarantine_id: str = ""
+    event_id: str = ""
 
 
 class Decoded(Struct, frozen=True):
@@ -43,6 +45,7 @@ def from_message(message: Received, *, now: int) -> Arrival:
         received_at=received_at if isinstance(received_at, int) else now,
         traceparent=_text(message.headers, headers.TRACEPARENT),
         quarantine_id=_text(message.headers, headers.QUARANTINE_ID),
+        event_id=_text(message.headers, headers.EVENT_ID),
     )
 
 

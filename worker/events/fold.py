@@ -191,6 +191,7 @@ def quarantined(arrival: Arrival, *, reason: str, detail: str) -> NewQuarantined
         content=content_digest(arrival.body),
         body=arrival.body,
         traceparent=arrival.traceparent,
+        event_id=arrival.event_id,
     )
 
 

@@ -71,9 +71,11 @@ WHERE d.id = ANY (%s)
 _MOVE = """
 UPDATE deliveries d
 SET state = n.state, due_at = n.due_at, wake_at = n.due_at, lease = NULL, lease_until = NULL,
-    updated_at = n.ended, last_outcome = n.outcome, last_error = n.error
+    updated_at = n.ended, last_outcome = n.outcome, last_error = n.error,
+    attempts = greatest(n.number, d.attempts + 1)
 FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[],
-            %b::text[]) AS n (id, lease, state, due_at, ended, outcome, error)
+            %b::text[], %b::integer[])
+    AS n (id, lease, state, due_at, ended, outcome, error, number)
 WHERE d.id = n.id AND (
     (d.lease = n.lease AND d.state IN ('pending', 'retrying'))
     OR (n.state = 'delivered' AND d.state <> 'delivered')
@@ -127,14 +129,14 @@ class PostgresDeliveries(PostgresPart):
 
     async def take_wakeups(self, *, now: int, grace: int, limit: int) -> list[Wakeup]:
         """See `shared.store.port.DeliveryStore`."""
-        async with self._transaction() as connection:
+        async with self._transaction(lasting=False) as connection:
             cursor = await connection.execute(_WAKE, {"now": now, "grace": grace, "limit": limit})
             taken = [Wakeup(*row) for row in await cursor.fetchall()]
         return sorted(taken, key=lambda one: one.due_at)
 
     async def park(self, wake_at: Mapping[str, int]) -> None:
         """See `shared.store.port.DeliveryStore`."""
-        async with self._transaction() as connection:
+        async with self._transaction(lasting=False) as connection:
             await insert_all(connection, _PARK, list(wake_at.items()))
 
     async def load(self, ids: Collection[str]) -> list[Delivery]:
@@ -147,7 +149,7 @@ class PostgresDeliveries(PostgresPart):
     ) -> list[Delivery]:
         """See `shared.store.port.DeliveryStore`."""
         values = {"ids": list(ids), "lease": lease, "now": now, "until": lease_until}
-        async with self._transaction() as connection:
+        async with self._transaction(lasting=False) as connection:
             cursor = await connection.execute(_CLAIM, values)
             claimed = [one for (one,) in await cursor.fetchall()]
             return await self._load(connection, claimed)
@@ -165,7 +167,8 @@ class PostgresDeliveries(PostgresPart):
 
     async def release_leases(self, ids: Collection[str], *, lease: str, now: int) -> None:
         """See `shared.store.port.DeliveryStore`."""
-        await self._change(_RELEASE_LEASES, (list(ids), lease, now))
+        async with self._transaction(lasting=False) as connection:
+            await execute(connection, _RELEASE_LEASES, (list(ids), lease, now))
 
     async def hold(self, endpoint: str, *, now: int) -> int:
         """See `shared.store.port.DeliveryStore`."""
@@ -248,11 +251,14 @@ async def _record(
     moves = [
         (
             one.delivery_id, one.lease, one.state.value, one.due_at, one.at + one.duration_ms,
-            one.outcome, one.error,
+            one.outcome, one.error, one.number,
         )
         for one in attempts
     ]  # fmt: skip
     moved = [one for (one,) in await rows(connection, _MOVE, columns(moves))]
-    counted = [(one.delivery_id, one.lease, one.number) for one in attempts]
-    await insert_all(connection, _COUNT_AND_FREE, counted)
+    known = set(moved)
+    rest = [
+        (one.delivery_id, one.lease, one.number) for one in attempts if one.delivery_id not in known
+    ]
+    await insert_all(connection, _COUNT_AND_FREE, rest)
     return moved

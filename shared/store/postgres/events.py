@@ -121,8 +121,8 @@ _INSERT_DELIVERIES = insert(
 
 _INSERT_QUARANTINE = """
 INSERT INTO quarantine (id, reason, detail, source, batch_id, received_at, content, body,
-                        traceparent)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+                        traceparent, event_id)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (source, content) WHERE status IN ('open', 'erased')
 DO UPDATE SET seen = quarantine.seen + 1
 """

@@ -108,6 +108,9 @@ def beginning(*, lock_timeout: float) -> str:
     )
 
 
+_UNSYNCED = "; SET LOCAL synchronous_commit = off"
+
+
 class PostgresPart:
     """A part of the store: works over the pool's connections."""
 
@@ -116,11 +119,16 @@ class PostgresPart:
     _beginning: str
 
     @contextlib.asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Connection]:
-        """A connection in a transaction that commits at the end of the block."""
+    async def _transaction(self, *, lasting: bool = True) -> AsyncIterator[Connection]:
+        """A connection in a transaction that commits at the end of the block.
+
+        One that is not `lasting` need not be on disk when this returns: a crash of the server may
+        undo it. It is so with leases and wake times, without which work is done twice and never
+        lost.
+        """
         with translated():
             async with self._pool.connection() as connection:
-                await execute(connection, self._beginning)
+                await execute(connection, self._beginning + ("" if lasting else _UNSYNCED))
                 yield connection
 
     async def _rows(self, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:

@@ -46,7 +46,8 @@ SELECT id, max(?2, attempts + 1), ?3, ?4, ?5, ?6, ?7, x'', ?8 FROM deliveries WH
 _MOVE = """
 UPDATE deliveries
 SET state = ?1, due_at = ?2, wake_at = ?2, lease = NULL, lease_until = NULL,
-    updated_at = ?3, last_outcome = ?4, last_error = ?5
+    updated_at = ?3, last_outcome = ?4, last_error = ?5,
+    attempts = max(?8, attempts + 1)
 WHERE id = ?6 AND (
     (lease = ?7 AND state IN ('pending', 'retrying'))
     OR (?1 = 'delivered' AND state <> 'delivered')
@@ -97,14 +98,15 @@ class SqliteDeliveries(SqlitePart):
                 taken += [Wakeup(*row) for row in rows(connection, _WAKE, (now, grace, one))]
             return taken
 
-        return await self._write(wake)
+        return await self._write(wake, lasting=False)
 
     async def park(self, wake_at: Mapping[str, int]) -> None:
         """See `shared.store.port.DeliveryStore`."""
         await self._write(
             lambda connection: connection.executemany(
                 _PARK, ((at, one) for one, at in wake_at.items())
-            )
+            ),
+            lasting=False,
         )
 
     async def load(self, ids: Collection[str]) -> list[Delivery]:
@@ -124,7 +126,7 @@ class SqliteDeliveries(SqlitePart):
                     claimed.append(one)
             return self._load(connection, claimed)
 
-        return await self._write(claim)
+        return await self._write(claim, lasting=False)
 
     async def record(self, attempts: Sequence[AttemptRecord]) -> list[str]:
         """See `shared.store.port.DeliveryStore`."""
@@ -143,7 +145,8 @@ class SqliteDeliveries(SqlitePart):
         await self._write(
             lambda connection: connection.executemany(
                 _RELEASE_LEASE, ((now, one, lease) for one in ids)
-            )
+            ),
+            lasting=False,
         )
 
     async def hold(self, endpoint: str, *, now: int) -> int:
@@ -212,8 +215,12 @@ def _record(connection: apsw.Connection, one: AttemptRecord, answer: bytes | Non
     ended = one.at + one.duration_ms
     connection.execute(
         _MOVE,
-        (one.state.value, one.due_at, ended, one.outcome, one.error, one.delivery_id, one.lease),
-    )
-    moved = connection.changes() > 0
+        (
+            one.state.value, one.due_at, ended, one.outcome, one.error, one.delivery_id, one.lease,
+            one.number,
+        ),
+    )  # fmt: skip
+    if connection.changes():
+        return True
     connection.execute(_COUNT_AND_FREE, (one.delivery_id, one.number, one.lease))
-    return moved
+    return False

@@ -77,8 +77,8 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?7, ?7, ?8)
 
 _INSERT_QUARANTINE = """
 INSERT INTO quarantine (id, reason, detail, source, batch_id, received_at, content, body,
-                        traceparent)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                        traceparent, event_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (source, content) WHERE status IN ('open', 'erased') DO UPDATE SET seen = seen + 1
 """
 

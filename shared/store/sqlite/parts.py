@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import apsw
 
-from shared.store.database import SqliteDatabase, immediate
+from shared.store.database import SqliteDatabase, immediate, unsynced
 from shared.store.seals import Sealing
 
 T = TypeVar("T")
@@ -34,11 +35,15 @@ class SqlitePart:
         async with self._turn:
             return await self._database.run(work)
 
-    async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Run `work` in a write transaction of its own."""
+    async def _write(self, work: Callable[[apsw.Connection], T], *, lasting: bool = True) -> T:
+        """Run `work` in a write transaction of its own.
+
+        One that is not `lasting` need not be on disk when this returns: a loss of power may undo
+        it. It is so with leases and wake times, without which work is done twice and never lost.
+        """
 
         def transaction(connection: apsw.Connection) -> T:
-            with immediate(connection):
+            with unsynced(connection) if not lasting else nullcontext(), immediate(connection):
                 return work(connection)
 
         async with self._turn:

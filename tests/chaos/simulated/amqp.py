@@ -5,8 +5,7 @@ so what Correio forgets to say in a frame (``mandatory``) is not known here eith
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -184,8 +183,7 @@ class SimChannel:
         self.connection = connection
         self.broker = connection.broker
         self.life = connection.life
-        self.confirmations: dict[int, Any] = {}
-        self.message_id_delivery_tag: dict[str, int] = {}
+        self._header = ContentHeader()
         self.delivery_tag = 0
         self.on_consumer_cancel_callbacks: set[Callable[[Any], object]] = set()
         self.write_queue = Pipe(self._send)
@@ -193,7 +191,6 @@ class SimChannel:
         self.taking: Any = None
         self._closing = self.broker.loop.create_future()
         self._futures: list[asyncio.Future[Any]] = []
-        self._lock = asyncio.Lock()
         self._numbered = 0
         self._prefetch = 0
         connection.channels.append(self)
@@ -265,14 +262,6 @@ class SimChannel:
         await self.answered()
 
     # aiormq's face
-
-    @property
-    @contextlib.asynccontextmanager
-    async def lock(self) -> AsyncIterator[None]:
-        async with self._lock:
-            if self.is_closed:
-                raise amqp.ChannelInvalidStateError("closed")
-            yield
 
     async def basic_qos(self, *, prefetch_count: int) -> None:
         self._prefetch = prefetch_count
@@ -393,25 +382,35 @@ class SimChannel:
             self.connection.cut()
 
     def _confirm(self, tag: int, taken: bool) -> None:  # noqa: FBT001 - as the frame has it
-        confirmation = self.confirmations.pop(tag, None)
-        if confirmation is None or confirmation is _RETURNED or confirmation.done():
-            return
-        if taken:
-            confirmation.set_result(Basic.Ack(tag))
-        else:
-            confirmation.set_exception(amqp.DeliveryError(None, Basic.Nack(tag)))
+        _run(self._on_confirm_frame(Basic.Ack(tag) if taken else Basic.Nack(tag)))
 
     def _returned(self, message_id: str) -> None:
-        tag = self.message_id_delivery_tag.get(message_id)
-        confirmation = self.confirmations.pop(tag, None) if tag is not None else None
-        if tag is None or confirmation is None:
-            return
-        self.confirmations[tag] = _RETURNED
-        confirmation.set_exception(amqp.PublishError(_RETURNED_MESSAGE, Basic.Return()))
+        self._header = ContentHeader(properties=Basic.Properties(message_id=message_id))
+        _run(self._on_return_frame(Basic.Return()))
+
+    # what a burst puts its own in the place of, and what it needs for that
+
+    async def _on_confirm_frame(self, _frame: Basic.Ack | Basic.Nack) -> None: ...
+
+    async def _on_return_frame(self, _frame: Basic.Return) -> None: ...
+
+    async def _get_frame(self) -> ContentHeader:
+        return self._header
+
+    async def _read_content(self, _frame: object, _header: ContentHeader) -> Any:
+        return _RETURNED_MESSAGE
 
 
-_RETURNED = object()
 _RETURNED_MESSAGE: Any = SimpleNamespace(delivery=Basic.Return())
+
+
+def _run(handling: Coroutine[Any, Any, None]) -> None:
+    """Run what waits for nothing."""
+    try:
+        handling.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("a frame's handling waits for something")
 
 
 class Declared:

@@ -19,7 +19,8 @@ from receiver.intake import Intake
 from receiver.metrics import Route
 from receiver.outlet import messages_of
 from receiver.spool import Spool
-from shared.broker.burst import _Confirmation
+from shared.broker import frames
+from shared.broker.burst import Burst
 from shared.broker.consumer import Batch as Taken
 from shared.domain import aggregates
 from shared.errors import StoreConflictError, StoreUnavailableError
@@ -77,50 +78,39 @@ def _spool_without_sync() -> Any:
     return mock.patch.object(spool_file, "_prepare", prepare)
 
 
-def _forget_mandatory() -> Any:
-    class Careless:
-        Properties = Basic.Properties
-
-        @staticmethod
-        def Publish(**members: Any) -> Basic.Publish:  # noqa: N802 - its name in pamqp
-            return Basic.Publish(**members | {"mandatory": False})
-
-    return mock.patch("shared.broker.burst.Basic", Careless)
+@contextlib.contextmanager
+def _forget_mandatory() -> Iterator[None]:
+    with mock.patch("shared.broker.frames.MANDATORY", 0):
+        frames._publish_frame.cache_clear()
+        yield
+    frames._publish_frame.cache_clear()
 
 
 def _ignore_nack() -> Any:
-    real = _Confirmation.set_exception
+    real = Burst._on_confirm
 
-    def set_exception(self: _Confirmation, failure: BaseException) -> None:
-        if isinstance(getattr(failure, "frame", None), Basic.Nack):
-            self.set_result(None)
-        else:
-            real(self, failure)
+    async def on_confirm(self: Burst, frame: Basic.Ack | Basic.Nack) -> None:
+        await real(self, Basic.Ack(frame.delivery_tag, frame.multiple))
 
-    return mock.patch.object(_Confirmation, "set_exception", set_exception)
+    return mock.patch.object(Burst, "_on_confirm", on_confirm)
 
 
 def _ignore_returns() -> Any:
-    real = _Confirmation.set_exception
+    async def on_return(_self: Burst, _frame: Basic.Return) -> None:
+        pass
 
-    def set_exception(self: _Confirmation, failure: BaseException) -> None:
-        if isinstance(getattr(failure, "frame", None), Basic.Return):
-            self.set_result(None)
-        else:
-            real(self, failure)
-
-    return mock.patch.object(_Confirmation, "set_exception", set_exception)
+    return mock.patch.object(Burst, "_on_return", on_return)
 
 
 def _confirm_with_the_first() -> Any:
     """A batch counts as taken when the first of its messages is."""
 
-    def one_is_in(self: Any, failure: BaseException | None) -> None:
+    def one_is_in(self: Any) -> None:
         if not self.settled.done():
-            if failure is None:
+            if self.failure is None:
                 self.settled.set_result(None)
             else:
-                self.settled.set_exception(failure)
+                self.settled.set_exception(self.failure)
 
     return mock.patch("shared.broker.burst._Waiting.one_is_in", one_is_in)
 

@@ -1,5 +1,6 @@
 """Log lines: readable by machines, and never with a field that nobody has allowed."""
 
+import asyncio
 import io
 import logging
 import sys
@@ -90,6 +91,20 @@ def test_many_lines_at_once_are_lines_like_any_other(lines: Lines) -> None:
     second.pop("timestamp")
     assert first == third | {"event_id": "e1", "seconds": 0.5}
     assert second == third | {"event_id": "e2", "seconds": 1.5}
+
+
+async def test_lines_of_one_turn_are_written_together(lines: Lines) -> None:
+    writer = logs.LineWriter("worker.x", "event.stored", ("event_id", "tax_id"))
+    writer.add("e1", CPF)
+    writer.add("e2", CPF)
+    assert lines() == []
+    await asyncio.sleep(0)
+    writer.add("e3", CPF)
+    assert [one["event_id"] for one in lines()] == ["e1", "e2"]
+    await asyncio.sleep(0)
+    told = lines()
+    assert [one["event_id"] for one in told] == ["e1", "e2", "e3"]
+    assert {one["tax_id"] for one in told} == {logs.WITHHELD}
 
 
 def test_many_lines_heed_level_and_format(capsys: pytest.CaptureFixture[str]) -> None:
