@@ -184,6 +184,8 @@ class SimChannel:
         self.broker = connection.broker
         self.life = connection.life
         self._header = ContentHeader()
+        self._confirmations: dict[int, asyncio.Future[Any]] = {}
+        self._message_ids: dict[str, int] = {}
         self.delivery_tag = 0
         self.on_consumer_cancel_callbacks: set[Callable[[Any], object]] = set()
         self.write_queue = Pipe(self._send)
@@ -280,6 +282,24 @@ class SimChannel:
             raise amqp.ChannelInvalidStateError("closed")
         self._to_broker(lambda: self._acked(tag))
         await asyncio.sleep(0)
+
+    async def basic_publish(
+        self, body: bytes, *, properties: Basic.Properties, **where: Any
+    ) -> Basic.Ack:
+        """The documented way, for when aiormq has another shape than a burst needs."""
+        current()
+        if self.is_closed:
+            raise amqp.ChannelInvalidStateError("closed")
+        where.pop("wait")
+        self.delivery_tag += 1
+        confirmation = self.create_future()
+        self._confirmations[self.delivery_tag] = confirmation
+        self._message_ids[properties.message_id or ""] = self.delivery_tag
+        frames = [Basic.Publish(**where), ContentHeader(0, len(body), properties)]
+        frames += [ContentBody(body)] if body else []
+        self._send(ChannelFrame.marshall(channel_number=1, frames=frames).payload)
+        taken: Basic.Ack = await confirmation
+        return taken
 
     # both ways over the wire
 
@@ -390,9 +410,20 @@ class SimChannel:
 
     # what a burst puts its own in the place of, and what it needs for that
 
-    async def _on_confirm_frame(self, _frame: Basic.Ack | Basic.Nack) -> None: ...
+    async def _on_confirm_frame(self, frame: Basic.Ack | Basic.Nack) -> None:
+        confirmation = self._confirmations.pop(frame.delivery_tag or 0, None)
+        if confirmation is None or confirmation.done():
+            return
+        if isinstance(frame, Basic.Ack):
+            confirmation.set_result(frame)
+        else:
+            confirmation.set_exception(amqp.DeliveryError(None, frame))
 
-    async def _on_return_frame(self, _frame: Basic.Return) -> None: ...
+    async def _on_return_frame(self, frame: Basic.Return) -> None:
+        number = self._message_ids.pop(self._header.properties.message_id or "", 0)
+        confirmation = self._confirmations.pop(number, None)
+        if confirmation is not None and not confirmation.done():
+            confirmation.set_exception(amqp.PublishError(_RETURNED_MESSAGE, frame))
 
     async def _get_frame(self) -> ContentHeader:
         return self._header

@@ -51,6 +51,8 @@ class SimDisk:
         return self._spool_fault() if spool else self._store_fault(conflicts=conflicts)
 
     def _spool_fault(self) -> Exception | None:
+        if self.weather.strikes("spool misread"):
+            return apsw.CorruptError("simulated")
         if self.loop.time() < self.full_until or self.weather.strikes("spool disk full"):
             return apsw.FullError("simulated")
         return apsw.IOError("simulated") if self.weather.strikes("spool disk failing") else None
@@ -80,6 +82,13 @@ class SimDisk:
             return self.weather.one_of([apsw.IOError, apsw.FullError])("simulated")
         return None
 
+    async def aside(self, work: Callable[..., T], *values: Any) -> T:
+        """What stands in for ``asyncio.to_thread``."""
+        life = current()
+        await asyncio.sleep(self.weather.latency(LATENCY))
+        life.check()
+        return work(*values)
+
     def latency(self, *, spool: bool) -> float:
         """Seconds that the next call takes."""
         if self.weather.strikes("spool slow" if spool else "store slow"):
@@ -91,12 +100,12 @@ class Job:
     """One call, waiting for its turn."""
 
     def __init__(
-        self, work: Callable[[], Any], ended: asyncio.Future[Any], *, until: float, conflicts: bool
+        self, work: Callable[[], Any], ended: asyncio.Future[Any], *, until: float, name: str
     ) -> None:
         self.work = work
         self.ended = ended
         self.until = until
-        self.conflicts = conflicts
+        self.name = name
 
 
 class SimDatabase(SqliteDatabase):
@@ -112,7 +121,7 @@ class SimDatabase(SqliteDatabase):
         self._life = current()
         self._spool = path.name.startswith("spool-")
         self._jobs: deque[Job] = deque()
-        self._conflicts = False
+        self._name = ""
         self._life.endings.append(self._lost)
 
     def shutdown(self) -> None:
@@ -120,8 +129,8 @@ class SimDatabase(SqliteDatabase):
         current()
 
     async def run(self, work: Callable[[apsw.Connection], T]) -> T:
-        """As the real one does; only work on rows can meet with a conflict."""
-        self._conflicts = work.__name__ != "_check"
+        """As the real one does."""
+        self._name = work.__name__
         return await super().run(work)
 
     async def _call(self, work: Callable[[], T]) -> T:
@@ -130,8 +139,8 @@ class SimDatabase(SqliteDatabase):
         with translated():
             ended: asyncio.Future[Any] = loop.create_future()
             until = loop.time() + self._patience
-            self._jobs.append(Job(work, ended, until=until, conflicts=self._conflicts))
-            self._conflicts = False
+            self._jobs.append(Job(work, ended, until=until, name=self._name))
+            self._name = ""
             if len(self._jobs) == 1:
                 self._schedule(self.disk.latency(spool=self._spool))
             result: T = await asyncio.shield(ended)
@@ -156,9 +165,10 @@ class SimDatabase(SqliteDatabase):
 
     def _perform(self, job: Job) -> Any:
         spool = self._spool
-        if job.work == self._close:
-            return job.work()
-        fault = self.disk.fault_before(spool=spool, conflicts=job.conflicts)
+        if job.work == self._close or job.name == "rollback":
+            return job.work()  # SQLite ends a transaction and a connection whatever happens
+        conflicts = job.name not in ("", "_check")  # only work on rows can meet with one
+        fault = self.disk.fault_before(spool=spool, conflicts=conflicts)
         if fault is None:
             result = job.work()
             fault = self.disk.fault_after(spool=spool)

