@@ -85,6 +85,7 @@ class SealingConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     keys: Secret = field(default_factory=lambda: Secret(""))
     index_key: Secret = field(default_factory=lambda: Secret(""))
+    erasing_interval: PositiveSeconds = 30.0
 
 
 class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):

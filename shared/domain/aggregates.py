@@ -112,6 +112,11 @@ def refold(state: State, history: Iterable[tuple[Position, Fact]]) -> State:
             assert_never(never)
 
 
+def is_erased(state: State) -> bool:
+    """Whether nothing personal may be kept of it."""
+    return state.erased
+
+
 def erase(state: State, history: Iterable[tuple[Position, Fact]], *, at: int) -> State:
     """What becomes of an aggregate that is erased without an event that asks for it.
 

@@ -10,6 +10,7 @@ statuses, times, products) folds to the same status without it, in any order.
 | data of a notice | institution, track id, permissions, expiry |
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ MEMBERS = ("institutionCode", "externalTrackId", "permissionsApply", "permission
            "expireAt")  # fmt: skip
 """The personal members of a notice's data."""
 
-BLANK = {
+BLANK: Mapping[str, bytes] = {
     AggregateKind.CONSENT: (
         b'{"institutionCode":null,"externalTrackId":null,"permissionsApply":[],'
         b'"permissionsGranted":[],"expireAt":null}'
@@ -59,6 +60,7 @@ _SILENCE = _Consent("", "", None, (), None)
 _consents = msgspec.json.Decoder(_Consent)
 _requests = msgspec.json.Decoder(_Request)
 _texts = msgspec.json.Decoder(str)
+_data = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -175,3 +177,12 @@ def join_data(data: bytes, part: bytes) -> bytes:
     if len(data) <= len(b"{}"):
         return part
     return data[:-1] + b"," + part[1:]
+
+
+def bare_data(data: bytes) -> bytes:
+    """The data of a notice with its personal members emptied, should any stand in it."""
+    told = _data.decode(data)
+    full = [name for name in MEMBERS if told.get(name)]
+    if not full:
+        return data
+    return _encode(told | {name: [] if isinstance(told[name], list) else None for name in full})

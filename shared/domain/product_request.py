@@ -13,6 +13,8 @@ from msgspec.structs import replace
 from shared.domain.keys import Position
 
 ALL_PRODUCTS = "all"
+ID_MAX = 256
+"""Characters of an aggregate's id at most."""
 
 
 class ProductStatus(StrEnum):
@@ -158,6 +160,17 @@ def bare_fact(fact: OrderFact | OutcomeFact) -> OrderFact | OutcomeFact:
     if isinstance(fact, OrderFact):
         return replace(fact, institution_code="")
     return replace(fact, failure_reason="")
+
+
+def ordered_for(state: ProductRequestState) -> tuple[str, ...]:
+    """The consents that it was ordered for; empty while that is unknown."""
+    return consents_named(state.order) if state.order else ()
+
+
+def consents_named(order: OrderFact) -> tuple[str, ...]:
+    """What an order names as consents, without what can be no consent's id."""
+    named = dict.fromkeys(order.consent_ids)
+    return tuple(one for one in named if 0 < len(one) <= ID_MAX and "\0" not in one)
 
 
 def erase(state: ProductRequestState) -> ProductRequestState:

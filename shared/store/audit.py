@@ -75,8 +75,23 @@ _COUNTED = {
         f"AND {_ATTEMPTS_KEPT} AND NOT EXISTS "
         "(SELECT 1 FROM attempts a WHERE a.delivery_id = d.id AND a.status BETWEEN 200 AND 299)"
     ),
+    "nothing personal is kept of a deleted consent": (
+        "SELECT (SELECT count(*) FROM data_keys k JOIN aggregates a ON a.id = k.aggregate_id "
+        "WHERE a.status = 'DELETED_BY_USER') + (SELECT count(*) FROM history h "
+        "JOIN aggregates a ON a.id = h.aggregate_id LEFT JOIN payloads p ON p.seq = h.event_seq "
+        "WHERE a.status = 'DELETED_BY_USER' AND (h.private IS NOT NULL OR p.seq IS NOT NULL))"
+    ),
+    "everything sealed has its key": (
+        "SELECT (SELECT count(*) FROM aggregates a LEFT JOIN data_keys k "
+        "ON k.aggregate_id = a.id WHERE a.private IS NOT NULL AND k.aggregate_id IS NULL) "
+        "+ (SELECT count(*) FROM history h LEFT JOIN data_keys k "
+        "ON k.aggregate_id = h.aggregate_id WHERE h.private IS NOT NULL "
+        "AND k.aggregate_id IS NULL)"
+    ),
 }
 """Check → a query that counts what breaks it."""
+
+_UNFINISHED = "SELECT count(*) FROM erasures WHERE state = 'pending' AND asked_at < ?"
 
 _OVERDUE = (
     "SELECT count(*) FROM deliveries WHERE state IN ('pending', 'retrying') AND due_at < ? "
@@ -102,6 +117,8 @@ async def audit(store: SqlStore, *, now: int, late_after: float) -> list[Check]:
     checks.append(await _folds(store))
     late = await _number(store, _OVERDUE, (now - int(late_after * 1000), now))
     checks.append(Check("nothing due is later than it may be", late == 0, 0, late))
+    waiting = await _number(store, _UNFINISHED, (now - int(late_after * 1000),))
+    checks.append(Check("no erasure waits for longer than it may", waiting == 0, 0, waiting))
     return checks
 
 

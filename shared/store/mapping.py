@@ -127,14 +127,31 @@ def quarantine_values(
 ) -> tuple[tuple[Any, ...], tuple[str, str, bytes]]:
     """What is stored of a quarantine entry, and of the key that seals its body alone.
 
-    That is id, reason, detail, source, batch_id, received_at, content, body, traceparent and
-    event_id; and entry_id, wrapped_by and key.
+    That is id, reason, detail, source, batch_id, received_at, content, body, traceparent,
+    event_id, status and resolved_at; and entry_id, wrapped_by and key.
     """
     made, box = sealing.sealer.make(entry_owner(one.id))
+    body = box.seal(one.body, about_entry(one.id)) if one.body else b""
+    status, resolved_at = ("open", None) if one.body else ("erased", one.received_at)
     return (
         one.id, one.reason, one.detail, one.source, one.batch_id, one.received_at, one.content,
-        box.seal(one.body, about_entry(one.id)), one.traceparent, one.event_id,
+        body, one.traceparent, one.event_id, status, resolved_at,
     ), (one.id, made.by, made.key)  # fmt: skip
+
+
+def subject_values(
+    changes: Changes, sealing: Sealing
+) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """Tax ids that this process has not indexed yet, by aggregate, and their tokens likewise."""
+    indexed = {
+        (number, tax_id)
+        for one in changes.events
+        for number in one.owners
+        for tax_id in one.tax_ids
+        if not sealing.is_indexed(number, tax_id)
+    }
+    ordered = sorted(indexed)
+    return ordered, [(number, sealing.token(tax_id)) for number, tax_id in ordered]
 
 
 def key_values(keys: Keys) -> list[tuple[int, str, bytes]]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from shared.domain.aggregates import State
 from shared.domain.keys import AggregateKey
 from shared.store.retention import Kind, Limits, Page, Step
 from shared.store.rows import (
@@ -51,6 +52,14 @@ class EventTransaction(Protocol):
         """Those of these consents that are erased; none of them is locked."""
         ...
 
+    async def tombstones(self, names: Collection[str]) -> set[str]:
+        """Those of these ids by which something was erased, whatever it was."""
+        ...
+
+    async def peek(self, key: AggregateKey) -> State | None:
+        """The state of an aggregate, not locked and without its personal part; None if unknown."""
+        ...
+
     async def reserve(self, count: int) -> Sequence[int]:
         """`count` fresh event numbers, ascending."""
         ...
@@ -75,6 +84,18 @@ class EventStore(Protocol):
         """Product requests that will settle by time, none of whose events arrived after then.
 
         They have status PENDING and no known product list.
+        """
+        ...
+
+
+class TraceStore(Protocol):
+    """What the eraser needs beyond queries."""
+
+    async def wipe(self, aggregate_ids: Sequence[int]) -> dict[str, str]:
+        """Have the database overwrite what it left of keys and tokens that were deleted.
+
+        Returns what was done and what is left to others, by place. Raises `StoreUnavailableError`
+        where it must be tried again.
         """
         ...
 
@@ -189,7 +210,7 @@ class SqlStore(Protocol):
         ...
 
 
-class Store(EventStore, DeliveryStore, RetentionStore, SqlStore, Protocol):
+class Store(EventStore, DeliveryStore, RetentionStore, TraceStore, SqlStore, Protocol):
     """A whole store, as `shared.store.open.open_store` gives it."""
 
     async def start(self) -> None:

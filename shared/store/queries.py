@@ -7,6 +7,7 @@ through events, a cleared conflict excepted, which `console.conflicts` does unde
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from shared.domain.keys import AggregateKey
@@ -100,6 +101,17 @@ class NoteRow(Struct, frozen=True):
     action: str
     target: str
     detail: str
+
+
+class ErasureRow(Struct, frozen=True):
+    """An erasure and its receipt."""
+
+    id: str
+    key: AggregateKey
+    reason: str
+    asked_at: int
+    state: str
+    receipt: dict[str, Any]
 
 
 class DeliveryFilter(Struct, frozen=True):
@@ -421,6 +433,21 @@ class Queries:
             (replay,),
         )
         return {state: int(count) for state, count in rows}
+
+    async def erasures(self, *, name: str = "", limit: int = 100) -> list[ErasureRow]:
+        """Erasures, newest first; those of one id or of one aggregate if `name` is given."""
+        rows = await self._store.fetch(
+            "SELECT id, kind, partner_app_id, key, reason, asked_at, state, receipt FROM erasures "
+            "WHERE ? = '' OR id = ? OR key = ? ORDER BY id DESC LIMIT ?",
+            (name, name, name, limit),
+        )
+        return [
+            ErasureRow(
+                one, AggregateKey(kind, app, key), reason, at, state,
+                msgspec.json.decode(bytes(receipt)),
+            )
+            for one, kind, app, key, reason, at, state, receipt in rows
+        ]  # fmt: skip
 
     async def notes(self, *, limit: int) -> list[NoteRow]:
         """Who did what, newest first."""

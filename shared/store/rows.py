@@ -138,8 +138,9 @@ class NewQuarantined(Struct, frozen=True):
     """Something that could not be understood, whole.
 
     A second arrival of the same content from the same source while the first is still open
-    counts up `seen` instead of adding a row. `event_id` is what the receiver saw the source call
-    it, empty where it saw none.
+    counts up `seen` instead of adding a row. An entry with an empty body names what was erased:
+    it is only counted. `event_id` is what the receiver saw the source call it, empty where it saw
+    none.
     """
 
     id: str
@@ -154,12 +155,39 @@ class NewQuarantined(Struct, frozen=True):
     event_id: str = ""
 
 
+class Why(StrEnum):
+    """What an aggregate is erased for."""
+
+    EVENT = "event"
+    OPERATOR = "operator"
+    CONSENTS_GONE = "consents_gone"
+    RESTORED = "restored"
+
+
+class Erased(Struct, frozen=True):
+    """An aggregate that has become erased.
+
+    Attributes:
+        at: when, in Unix milliseconds.
+        tax_ids: whom events name that are not stored any more.
+    """
+
+    aggregate_id: int
+    key: AggregateKey
+    why: Why
+    at: int
+    tax_ids: tuple[str, ...] = ()
+
+
 class Changes(Struct):
     """All that one batch of events writes, in one transaction.
 
     Attributes:
         duplicates: seq of a stored event → how often it came again.
         replayed: ids of quarantine entries that are resolved by this very transaction.
+        erased: aggregates of which the store gives up all that is personal, before it writes
+            anything of the rest.
+        ordered: product requests and the consents that they were ordered for.
     """
 
     events: list[NewEvent] = field(default_factory=list)
@@ -170,6 +198,8 @@ class Changes(Struct):
     quarantined: list[NewQuarantined] = field(default_factory=list)
     duplicates: dict[int, int] = field(default_factory=dict)
     replayed: list[str] = field(default_factory=list)
+    erased: list[Erased] = field(default_factory=list)
+    ordered: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Wakeup(Struct, frozen=True):

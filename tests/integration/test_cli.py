@@ -65,20 +65,23 @@ async def correio(tmp_path: Path, broker_url: str, store_url: str) -> Cli:
 async def filled(store: Store) -> Store:
     """The ten documented events with ids and times of their own, and something unreadable."""
     applier = Applier(store, CONFIG, clock=SystemClock())
-    bodies = [ev.dump(ev.event(name, at=i)) for i, name in enumerate(ev.NAMES)]
+    made = [ev.event(name, at=i) for i, name in enumerate(ev.NAMES)]
+    (deleted,) = (one for one in made if one["eventName"] == "consent_deleted_by_user")
+    deleted["payload"]["consents"]["consentId"] = "gone"
+    bodies = [ev.dump(one) for one in made]
     bodies += [bodies[0], b'{"cpf":"25872252137"}']
     await applier.apply([Arrival(one, "klavi", "b", ev.EPOCH) for one in bodies])
     return store
 
 
 async def test_state_of_each_kind(correio: Cli, filled: Store) -> None:
-    consent = await correio("state", "consent", ev.APP, ev.CONSENT)
-    assert consent == {
-        "aggregate": "consent", "partnerAppId": ev.APP, "id": ev.CONSENT, "version": 7,
-        "status": "DELETED_BY_USER", "conflict": True, "usable": False, "linkId": ev.LINK,
+    gone = await correio("state", "consent", ev.APP, "gone")
+    assert gone == {
+        "aggregate": "consent", "partnerAppId": ev.APP, "id": "gone", "version": 1,
+        "status": "DELETED_BY_USER", "conflict": False, "usable": False, "linkId": ev.LINK,
         "institutionCode": None, "externalTrackId": None, "permissionsApply": [],
         "permissionsGranted": [], "expireAt": None, "updatedAt": ev.iso(ev.EPOCH + 6),
-    } | {"version": consent["version"]}  # fmt: skip
+    }  # fmt: skip
     request = await correio("state", "product-request", ev.APP, ev.REQUEST)
     assert request["status"] == "PENDING"
     assert request["products"]["pf_checking_account"] == {
@@ -86,7 +89,7 @@ async def test_state_of_each_kind(correio: Cli, filled: Store) -> None:
         "failureReason": "no checking account",
     }  # fmt: skip
     link = await correio("state", "link", ev.APP, ev.LINK)
-    assert (link["status"], link["consents"]) == ("CREATED", [ev.CONSENT])
+    assert (link["status"], link["consents"]) == ("CREATED", [ev.CONSENT, "gone"])
 
 
 async def test_state_of_a_consent_that_stands(correio: Cli, store: Store) -> None:
@@ -132,7 +135,7 @@ async def test_trace_by_aggregate(correio: Cli, filled: Store, name: str) -> Non
     trace = await correio("trace", name)
     names = {one["eventName"] for one in trace["events"]}
     wanted = {
-        ev.CONSENT: {n for n in ev.NAMES if n.startswith("consent")},
+        ev.CONSENT: {n for n in ev.NAMES if n.startswith("consent") and "deleted" not in n},
         ev.REQUEST: {n for n in ev.NAMES if n.startswith("product")},
         ev.LINK: set(ev.NAMES),
     }[name]
@@ -340,13 +343,13 @@ async def test_what_is_over_its_age_is_shown_and_then_removed(
     correio.path.write_text(f"{text}\n[retention]\npayload_days = 30\naudit_days = 0\n")
     shown = await correio("retention")
     due = {one["kind"]: one for one in shown["due"]}
-    assert (due["payloads"]["days"], due["payloads"]["count"]) == (30, 10)
+    assert (due["payloads"]["days"], due["payloads"]["count"]) == (30, 9)
     assert (due["audit"]["before"], due["audit"]["count"]) == (None, None)
     assert due["attempts"]["count"] == 0
     assert shown["oldest"]["payloads"] == ev.iso(ev.EPOCH)
     assert "payloads" in await correio.text("retention")
-    assert books.fetch(store_url, "SELECT count(*) FROM payloads") == [(10,)]
-    assert (await correio("retention", "--yes"))["removed"]["payloads"] == 10
+    assert books.fetch(store_url, "SELECT count(*) FROM payloads") == [(9,)]
+    assert (await correio("retention", "--yes"))["removed"]["payloads"] == 9
     assert books.fetch(store_url, "SELECT count(*) FROM payloads") == [(0,)]
     assert (await correio("retention"))["endedAt"] > shown["endedAt"]
     assert (await correio("reconcile"))["balanced"]

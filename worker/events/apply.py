@@ -6,7 +6,7 @@ then goes to the quarantine. An unreachable store is nobody's fault and is raise
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
@@ -20,7 +20,7 @@ from shared.domain.product_request import ProductRequestState, settle
 from shared.errors import STORE_AWAY, StoreConflictError
 from shared.fanout import Subscriptions
 from shared.logs import LineWriter, get_logger
-from shared.store.port import EventStore
+from shared.store.port import EventStore, EventTransaction
 from shared.store.rows import Aggregate, Changes, FoldedEntry, NewEvent
 from worker.events import fold, metrics
 from worker.events.arrivals import Arrival, Decoded, decode_all
@@ -133,9 +133,13 @@ class Applier:
             sifted = fold.sift(batch, known=known, numbers=numbers)
             late = fold.late_aggregates(sifted.fresh, loaded)
             histories = await transaction.histories(late) if late else {}
+            ordered = fold.ordered_consents(sifted.fresh)
+            erased = await transaction.erased(ordered) if ordered else set()
             started = time.perf_counter()
-            changes = self._folder(loaded, histories=histories).fold(sifted)
+            changes = self._folder(loaded, histories=histories, erased=erased).fold(sifted)
             folding = time.perf_counter() - started
+            if changes.quarantined:
+                await _empty_erased(transaction, changes)
             await transaction.write(changes)
         took = round((time.perf_counter() - began) * 1000)
         return Written(changes, sifted.repeated, folding, took)
@@ -145,12 +149,14 @@ class Applier:
         loaded: Mapping[AggregateKey, Aggregate],
         *,
         histories: Mapping[int, Sequence[FoldedEntry]],
+        erased: Collection[AggregateKey] = (),
     ) -> fold.Folder:
         return fold.Folder(
             loaded,
             histories=histories,
             subscriptions=self._subscriptions,
             now=self._clock.now(),
+            erased=erased,
         )
 
     async def _quarantine(self, arrival: Arrival, reason: Reason, detail: str) -> None:
@@ -158,7 +164,9 @@ class Applier:
         async for attempt in _until_no_conflict():
             with attempt:
                 async with self._store.transaction() as transaction:
-                    await transaction.write(Changes(quarantined=[entry]))
+                    changes = Changes(quarantined=[entry])
+                    await _empty_erased(transaction, changes)
+                    await transaction.write(changes)
         metrics.QUARANTINED.labels(arrival.source, reason.value).inc()
         log.warning(
             "event.quarantined",
@@ -205,6 +213,18 @@ class Applier:
                     "batch_id": event.batch_id,
                 },
             ))  # fmt: skip
+
+
+async def _empty_erased(transaction: EventTransaction, changes: Changes) -> None:
+    """Keep nothing of what goes into quarantine and names what was erased but that it came."""
+    named = [fold.named(one) for one in changes.quarantined]
+    names = set().union(*named)
+    gone = await transaction.tombstones(names) if names else set()
+    if gone:
+        changes.quarantined = [
+            fold.emptied(one) if gone & mine else one
+            for one, mine in zip(changes.quarantined, named, strict=True)
+        ]
 
 
 def _lines(written: Written, *, now: int) -> Iterator[tuple[object, ...]]:

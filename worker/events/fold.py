@@ -3,14 +3,18 @@
 Nothing here waits or writes: the pipeline loads, this folds, the pipeline commits.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import orjson
 from msgspec import Struct
+from msgspec.structs import replace
 
-from shared.domain import aggregates
-from shared.domain.aggregates import Fact, State
+from shared.domain import aggregates, product_request
+from shared.domain.aggregates import Fact, State, is_erased
 from shared.domain.events import Event, Unreadable, content_digest
-from shared.domain.keys import AggregateKey, Position
+from shared.domain.keys import AggregateKey, AggregateKind, Position
+from shared.domain.product_request import OrderFact, ProductRequestState, consents_named
+from shared.erasing import consents_of, strip
 from shared.fanout import Announcer, Subscriptions
 from shared.ids import new_id
 from shared.store.rows import (
@@ -23,8 +27,11 @@ from shared.store.rows import (
     Label,
     NewEvent,
     NewQuarantined,
+    Why,
 )
 from worker.events.arrivals import Arrival, Decoded
+
+_NAMING = frozenset({"consentId", "consentIds", "linkId", "requestId"})
 
 
 class Fresh(Struct, frozen=True):
@@ -95,6 +102,17 @@ def sift(
     return sifted
 
 
+def ordered_consents(fresh: Iterable[Fresh]) -> set[AggregateKey]:
+    """The consents that the orders of a batch name."""
+    return {
+        AggregateKey(AggregateKind.CONSENT, key.partner_app_id, one)
+        for event in fresh
+        for key, fact in event.event.facts
+        if isinstance(fact, OrderFact)
+        for one in consents_named(fact)
+    }
+
+
 def late_aggregates(fresh: Iterable[Fresh], loaded: Mapping[AggregateKey, Aggregate]) -> set[int]:
     """Aggregates whose history must be read because an event comes late to them."""
     return {
@@ -115,7 +133,12 @@ class Folder:
         histories: Mapping[int, Sequence[FoldedEntry]],
         subscriptions: Subscriptions,
         now: int,
+        erased: Collection[AggregateKey] = (),
     ) -> None:
+        """`erased`: consents that are, among those that the batch's orders name."""
+        self._loaded = loaded
+        self._now = now
+        self._erased = set(erased)
         self._current = dict(loaded)
         self._touched: dict[AggregateKey, None] = {}
         self._histories = {
@@ -137,6 +160,7 @@ class Folder:
             for one in sifted.unreadable
             if isinstance(one.content, Unreadable)
         ]
+        strip(self._changes, self._loaded, now=self._now, why=Why.EVENT)
         return self._changes
 
     def change(self, key: AggregateKey, after: State) -> Changes:
@@ -147,17 +171,36 @@ class Folder:
 
     def _fold_event(self, one: Fresh) -> None:
         changed = late = False
+        owned = [self._current[key] for key in one.event.owners]
+        erased = all(is_erased(aggregate.state) for aggregate in owned)
         for key, fact in one.event.facts:
             at = one.event.position(fact)
             before = self._current[key].state
             after = self._next_state(key, at, fact)
+            if isinstance(fact, OrderFact):
+                after = self._ordered(key, fact, after)
             changed = changed or aggregates.changed(before, after)
             late = late or aggregates.comes_late(before, at)
             self._move(key, after, event_seq=one.seq, traceparent=one.arrival.traceparent)
             self._changes.history.append(HistoryEntry(self._current[key].id, one.seq, fact))
-        owners = tuple(self._current[key].id for key in one.event.owners)
-        label = _label(one, changed=changed, late=late)
+        label = Label.ERASED if erased else _label(one, changed=changed, late=late)
+        owners = tuple(aggregate.id for aggregate in owned)
         self._changes.events.append(_new_event(one, label, owners))
+
+    def _ordered(self, key: AggregateKey, fact: OrderFact, after: State) -> State:
+        """Note for which consents it was ordered; it goes with the last of them."""
+        number = self._current[key].id
+        self._changes.ordered += [(number, one) for one in consents_named(fact)]
+        if not isinstance(after, ProductRequestState):
+            return after
+        return product_request.erase(after) if self._goes(key, after) else after
+
+    def _goes(self, key: AggregateKey, state: ProductRequestState) -> bool:
+        consents = consents_of(key, state)
+        return bool(consents) and all(
+            one in self._erased or (one in self._current and is_erased(self._current[one].state))
+            for one in consents
+        )
 
     def _next_state(self, key: AggregateKey, at: Position, fact: Fact) -> State:
         current = self._current[key]
@@ -177,6 +220,31 @@ class Folder:
             self._current[key], after, self._changes, event_seq=event_seq, traceparent=traceparent
         )
         self._touched[key] = None
+
+
+def named(entry: NewQuarantined) -> set[str]:
+    """The ids that something unreadable names where an event would name them, if it is JSON."""
+    found: set[str] = set()
+    try:
+        waiting = [orjson.loads(entry.body)]
+    except ValueError:
+        return found
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += one.values()
+            for member in _NAMING & one.keys():
+                value = one[member]
+                found.update(v for v in (value if isinstance(value, list) else [value])
+                             if isinstance(v, str) and "\0" not in v)  # fmt: skip
+        elif isinstance(one, list):
+            waiting += one
+    return found
+
+
+def emptied(entry: NewQuarantined) -> NewQuarantined:
+    """An entry of which nothing but its coming is kept."""
+    return replace(entry, body=b"")
 
 
 def quarantined(arrival: Arrival, *, reason: str, detail: str) -> NewQuarantined:

@@ -10,9 +10,11 @@ from shared.broker.consumer import BatchConsumer
 from shared.broker.watch import QueueWatch
 from shared.clock import Clock, SystemClock
 from shared.config import Config
+from shared.eraser import Eraser
 from shared.errors import STORE_AWAY, SchemaError, StoreConflictError
 from shared.logs import get_logger
 from shared.ops import Check
+from shared.store.lease import LeaseLostError
 from shared.store.open import open_store
 from shared.store.port import Store
 from worker.events.apply import Applier
@@ -50,6 +52,7 @@ class EventsService:
             config.broker, name="worker events, dead letters", queue=topology.DEAD, prefetch=100
         )
         self._applier = Applier(store, config, clock=clock)
+        self._eraser = Eraser(store, config, clock=clock)
         self._keeper = Keeper(store, config.retention, clock=clock)
         self._watch = QueueWatch(config.broker, (self._events, self._dead), clock=clock)
 
@@ -84,6 +87,7 @@ class EventsService:
                 group.create_task(self._watch.run()),
                 group.create_task(self._settle()),
                 group.create_task(self._keeper.run()),
+                group.create_task(self._erase()),
             ]
             pipelines = [
                 group.create_task(self._pipeline(self._events, self._applier.apply).run(stop)),
@@ -118,6 +122,19 @@ class EventsService:
                     log.warning("store.unavailable", error=str(error))
                     raise
         self._store_fault = None
+
+    async def _erase(self) -> None:
+        """Work off erasures, for ever."""
+        caught_up = False
+        while True:
+            try:
+                if not caught_up:
+                    await self._eraser.catch_up()
+                    caught_up = True
+                await self._eraser.work()
+            except (*STORE_AWAY, StoreConflictError, LeaseLostError) as error:
+                log.warning("erasing.failed", error=str(error), error_type=type(error).__name__)
+            await self._clock.sleep(self._config.sealing.erasing_interval)
 
     async def _settle(self) -> None:
         """Settle product requests over which the quiet period has passed, for ever."""

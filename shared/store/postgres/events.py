@@ -2,11 +2,14 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
 
 from shared.domain import aggregates
-from shared.domain.aggregates import encode
+from shared.domain.aggregates import State, encode
 from shared.domain.keys import AggregateKey, AggregateKind
+from shared.domain.private import join_state
 from shared.errors import StoreConflictError
+from shared.store.erase import erase
 from shared.store.mapping import (
     SELECT_HISTORY,
     aggregate_values,
@@ -16,10 +19,19 @@ from shared.store.mapping import (
     key_values,
     payload_values,
     quarantine_values,
+    subject_values,
     transition_values,
 )
 from shared.store.postgres.columns import Blobs, Texts
-from shared.store.postgres.parts import Connection, PostgresPart, execute, insert, insert_all, rows
+from shared.store.postgres.parts import (
+    Connection,
+    PostgresPart,
+    execute,
+    insert,
+    insert_all,
+    marks,
+    rows,
+)
 from shared.store.rows import (
     Aggregate,
     Changes,
@@ -69,6 +81,10 @@ JOIN aggregates a ON a.key = wanted.key COLLATE "C" AND a.partner_app_id = wante
 WHERE a.kind = 'consent' AND a.status = 'DELETED_BY_USER'
 """
 
+_TOMBSTONES = "SELECT DISTINCT key FROM erasures WHERE key = ANY (%s)"
+
+_PEEK = "SELECT state FROM aggregates WHERE key = %s AND partner_app_id = %s AND kind = %s"
+
 _HISTORIES = f"{SELECT_HISTORY} WHERE h.aggregate_id = ANY (%b::bigint[])"
 
 _INSERT_EVENTS = insert(
@@ -86,6 +102,14 @@ _INSERT_PAYLOADS = insert("payloads", {"seq": "bigint", "received_at": "bigint",
 _INSERT_HISTORY = insert(
     "history",
     {"aggregate_id": "bigint", "event_seq": "bigint", "fact": "bytea", "private": "bytea"},
+)
+
+_INSERT_SUBJECTS = insert(
+    "subjects", {"aggregate_id": "bigint", "token": "text"}, rest="ON CONFLICT DO NOTHING"
+)
+
+_INSERT_ORDERED = insert(
+    "ordered_for", {"aggregate_id": "bigint", "consent_id": "text"}, rest="ON CONFLICT DO NOTHING"
 )
 
 _INSERT_KEYS = insert("data_keys", {"aggregate_id": "bigint", "wrapped_by": "text", "key": "bytea"})
@@ -121,8 +145,8 @@ _INSERT_DELIVERIES = insert(
 
 _INSERT_QUARANTINE = """
 INSERT INTO quarantine (id, reason, detail, source, batch_id, received_at, content, body,
-                        traceparent, event_id)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                        traceparent, event_id, status, resolved_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (source, content) WHERE status IN ('open', 'erased')
 DO UPDATE SET seen = quarantine.seen + 1
 """
@@ -156,6 +180,7 @@ class PostgresEventTransaction:
         self._connection = connection
         self._sealing = sealing
         self._keys = Keys(sealing)
+        self._indexed: list[tuple[int, str]] = []
 
     async def find_events(self, refs: Collection[EventRef]) -> dict[EventRef, list[KnownEvent]]:
         """See `shared.store.port.EventTransaction`."""
@@ -200,6 +225,15 @@ class PostgresEventTransaction:
             for app, name in await rows(self._connection, _ERASED, (apps, ids))
         }
 
+    async def tombstones(self, names: Collection[str]) -> set[str]:
+        """See `shared.store.port.EventTransaction`."""
+        return {one for (one,) in await rows(self._connection, _TOMBSTONES, (list(names),))}
+
+    async def peek(self, key: AggregateKey) -> State | None:
+        """See `shared.store.port.EventTransaction`."""
+        found = await rows(self._connection, _PEEK, (key.id, key.partner_app_id, key.kind))
+        return join_state(found[0][0], b"") if found else None
+
     async def reserve(self, count: int) -> Sequence[int]:
         """See `shared.store.port.EventTransaction`."""
         found = await rows(
@@ -209,11 +243,24 @@ class PostgresEventTransaction:
 
     async def write(self, changes: Changes) -> None:
         """See `shared.store.port.EventTransaction`; all statements go in one round trip."""
+        if changes.erased:
+            await erase(self._run, changes.erased, self._sealing)
+        self._indexed, subjects = subject_values(changes, self._sealing)
         async with self._connection.pipeline():
             await _write_events(self._connection, changes, self._keys)
             await _write_aggregates(self._connection, changes, self._keys)
             await insert_all(self._connection, _INSERT_KEYS, key_values(self._keys))
             await _write_rest(self._connection, changes, self._sealing)
+            await insert_all(self._connection, _INSERT_SUBJECTS, subjects)
+            await insert_all(self._connection, _INSERT_ORDERED, sorted(set(changes.ordered)))
+
+    def committed(self) -> None:
+        """What was written is durable."""
+        self._sealing.remember(self._indexed)
+
+    async def _run(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        cursor = await execute(self._connection, marks(query), tuple(values))
+        return await cursor.fetchall() if cursor.description else []
 
 
 class PostgresEvents(PostgresPart):
@@ -223,7 +270,9 @@ class PostgresEvents(PostgresPart):
     async def transaction(self) -> AsyncIterator[PostgresEventTransaction]:
         """See `shared.store.port.EventStore`."""
         async with self._transaction() as connection:
-            yield PostgresEventTransaction(connection, self.sealing)
+            transaction = PostgresEventTransaction(connection, self.sealing)
+            yield transaction
+        transaction.committed()
 
     async def unsettled(self, *, quiet_since: int, limit: int) -> list[AggregateKey]:
         """See `shared.store.port.EventStore`."""

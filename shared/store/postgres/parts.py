@@ -172,3 +172,8 @@ async def insert_all(
     """Run a statement made by `insert` for these rows; none is no work."""
     if records:
         await execute(connection, statement, columns(records))
+
+
+def marks(query: str) -> str:
+    """Values are marked by ``?`` in SQL that both databases read."""
+    return query.replace("%", "%%").replace("?", "%s")

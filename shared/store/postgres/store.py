@@ -16,15 +16,17 @@ from shared.store.postgres.parts import (
     beginning,
     connection_values,
     execute,
+    marks,
     translated,
 )
 from shared.store.postgres.pool import Pool
 from shared.store.postgres.retention import PostgresRetention
+from shared.store.postgres.wipe import PostgresTraces
 from shared.store.schema import load_migrations, require_current
 from shared.store.seals import Sealing
 
 
-class PostgresStore(PostgresEvents, PostgresDeliveries, PostgresRetention):
+class PostgresStore(PostgresEvents, PostgresDeliveries, PostgresRetention, PostgresTraces):
     """A whole store in one database. Prepares nothing, so PgBouncer may stand between."""
 
     def __init__(self, config: StoreConfig, *, sealing: Sealing) -> None:
@@ -66,13 +68,13 @@ class PostgresStore(PostgresEvents, PostgresDeliveries, PostgresRetention):
 
     async def fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """See `shared.store.port.SqlStore`."""
-        return await self._rows(_marks(query), values)
+        return await self._rows(marks(query), values)
 
     async def change(self, statements: Sequence[Statement]) -> list[int]:
         """See `shared.store.port.SqlStore`."""
         async with self._transaction() as connection:
             return [
-                (await execute(connection, _marks(query), values)).rowcount
+                (await execute(connection, marks(query), values)).rowcount
                 for query, values in statements
             ]
 
@@ -83,8 +85,3 @@ class PostgresStore(PostgresEvents, PostgresDeliveries, PostgresRetention):
 
 async def _configure(connection: Connection) -> None:
     register(connection)
-
-
-def _marks(query: str) -> str:
-    """Values are marked by ``?`` in SQL that both databases read."""
-    return query.replace("%", "%%").replace("?", "%s")

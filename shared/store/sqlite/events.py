@@ -2,12 +2,16 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
 
 import apsw
 
 from shared.domain import aggregates
+from shared.domain.aggregates import State
 from shared.domain.keys import AggregateKey
+from shared.domain.private import join_state
 from shared.store.database import SqliteDatabase, begin, rollback
+from shared.store.erase import erase
 from shared.store.mapping import (
     EVENT_COLUMNS,
     SELECT_HISTORY,
@@ -18,6 +22,7 @@ from shared.store.mapping import (
     key_values,
     payload_values,
     quarantine_values,
+    subject_values,
     transition_values,
 )
 from shared.store.rows import (
@@ -44,6 +49,8 @@ _ERASED = """
 SELECT 1 FROM aggregates
 WHERE key = ? AND partner_app_id = ? AND kind = ? AND status = 'DELETED_BY_USER'
 """
+
+_TOMBSTONE = "SELECT 1 FROM erasures WHERE key = ? LIMIT 1"
 
 _HISTORY = f"{SELECT_HISTORY} WHERE h.aggregate_id = ?"
 
@@ -77,8 +84,8 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?7, ?7, ?8)
 
 _INSERT_QUARANTINE = """
 INSERT INTO quarantine (id, reason, detail, source, batch_id, received_at, content, body,
-                        traceparent, event_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                        traceparent, event_id, status, resolved_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (source, content) WHERE status IN ('open', 'erased') DO UPDATE SET seen = seen + 1
 """
 
@@ -106,6 +113,7 @@ class SqliteEventTransaction:
         self._database = database
         self._sealing = sealing
         self._keys = Keys(sealing)
+        self._indexed: list[tuple[int, str]] = []
         self._made: dict[AggregateKey, Aggregate] = {}
 
     async def find_events(self, refs: Collection[EventRef]) -> dict[EventRef, list[KnownEvent]]:
@@ -155,6 +163,21 @@ class SqliteEventTransaction:
             }
         )
 
+    async def tombstones(self, names: Collection[str]) -> set[str]:
+        """See `shared.store.port.EventTransaction`."""
+        return await self._database.run(
+            lambda connection: {one for one in names if rows(connection, _TOMBSTONE, (one,))}
+        )
+
+    async def peek(self, key: AggregateKey) -> State | None:
+        """See `shared.store.port.EventTransaction`."""
+        found = await self._database.run(
+            lambda connection: rows(
+                connection, _FIND_AGGREGATE, (key.id, key.partner_app_id, key.kind)
+            )
+        )
+        return join_state(found[0][2], b"") if found else None
+
     async def reserve(self, count: int) -> Sequence[int]:
         """See `shared.store.port.EventTransaction`."""
 
@@ -166,9 +189,19 @@ class SqliteEventTransaction:
 
     async def write(self, changes: Changes) -> None:
         """See `shared.store.port.EventTransaction`."""
-        await self._database.run(
+        if changes.erased:
+            await self._database.run(_erase_for_good)
+            await erase(self._run, changes.erased, self._sealing)
+        self._indexed += await self._database.run(
             lambda connection: _write(connection, changes, self._keys, self._sealing)
         )
+
+    def committed(self) -> None:
+        """What was written is durable."""
+        self._sealing.remember(self._indexed)
+
+    async def _run(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return await self._database.run(lambda connection: rows(connection, query, tuple(values)))
 
     def _find(self, connection: apsw.Connection, key: AggregateKey) -> Aggregate:
         values = (key.id, key.partner_app_id, key.kind)
@@ -193,8 +226,10 @@ class SqliteEvents(SqlitePart):
         async with self._turn:
             try:
                 await self._database.run(begin)
-                yield SqliteEventTransaction(self._database, self.sealing)
+                transaction = SqliteEventTransaction(self._database, self.sealing)
+                yield transaction
                 await self._database.run(lambda connection: connection.execute("COMMIT"))
+                transaction.committed()
             except BaseException:
                 await self._database.run(rollback)
                 raise
@@ -207,8 +242,15 @@ class SqliteEvents(SqlitePart):
         return [AggregateKey(*row) for row in found]
 
 
-def _write(connection: apsw.Connection, changes: Changes, keys: Keys, sealing: Sealing) -> None:
-    """Write all changes within the transaction at hand."""
+def _erase_for_good(connection: apsw.Connection) -> None:
+    """Have SQLite overwrite with zeros what this connection deletes from now on."""
+    connection.execute("PRAGMA secure_delete = ON").fetchall()
+
+
+def _write(
+    connection: apsw.Connection, changes: Changes, keys: Keys, sealing: Sealing
+) -> list[tuple[int, str]]:
+    """Write all changes within the transaction at hand; return the tax ids that were indexed."""
     connection.executemany(_INSERT_EVENT, (event_values(one) for one in changes.events))
     connection.executemany(
         "INSERT INTO payloads (seq, received_at, body) VALUES (?, ?, ?)",
@@ -241,6 +283,15 @@ def _write(connection: apsw.Connection, changes: Changes, keys: Keys, sealing: S
         ),
     )  # fmt: skip
     _write_rest(connection, changes, sealing)
+    indexed, values = subject_values(changes, sealing)
+    connection.executemany(
+        "INSERT INTO subjects (aggregate_id, token) VALUES (?, ?) ON CONFLICT DO NOTHING", values
+    )
+    connection.executemany(
+        "INSERT INTO ordered_for (aggregate_id, consent_id) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        changes.ordered,
+    )
+    return indexed
 
 
 def _write_rest(connection: apsw.Connection, changes: Changes, sealing: Sealing) -> None:

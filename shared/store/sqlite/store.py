@@ -17,9 +17,10 @@ from shared.store.sqlite.events import SqliteEvents
 from shared.store.sqlite.migrate import applied, index_key
 from shared.store.sqlite.parts import rows
 from shared.store.sqlite.retention import SqliteRetention
+from shared.store.sqlite.wipe import SqliteTraces
 
 
-class SqliteStore(SqliteEvents, SqliteDeliveries, SqliteRetention):
+class SqliteStore(SqliteEvents, SqliteDeliveries, SqliteRetention, SqliteTraces):
     """A whole store in one file."""
 
     def __init__(self, path: Path, *, busy_timeout: float, sealing: Sealing | None = None) -> None:

@@ -45,12 +45,28 @@ CREATE TABLE store_keys (
 INSERT INTO store_keys (name, key)
 VALUES ('index', decode(replace(concat(gen_random_uuid(), gen_random_uuid()), '-', ''), 'hex'));
 
--- Keyed hashes of tax ids, and the aggregates that name them.
+-- Keyed hashes of tax ids, and the aggregates that name them; cut like the keys.
 CREATE TABLE subjects (
     aggregate_id BIGINT NOT NULL,
     token        TEXT COLLATE "C" NOT NULL,
     PRIMARY KEY (aggregate_id, token)
-);
+) PARTITION BY HASH (aggregate_id);
+CREATE TABLE subjects_00 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 0);
+CREATE TABLE subjects_01 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 1);
+CREATE TABLE subjects_02 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 2);
+CREATE TABLE subjects_03 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 3);
+CREATE TABLE subjects_04 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 4);
+CREATE TABLE subjects_05 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 5);
+CREATE TABLE subjects_06 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 6);
+CREATE TABLE subjects_07 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 7);
+CREATE TABLE subjects_08 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 8);
+CREATE TABLE subjects_09 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 9);
+CREATE TABLE subjects_10 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 10);
+CREATE TABLE subjects_11 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 11);
+CREATE TABLE subjects_12 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 12);
+CREATE TABLE subjects_13 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 13);
+CREATE TABLE subjects_14 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 14);
+CREATE TABLE subjects_15 PARTITION OF subjects FOR VALUES WITH (MODULUS 16, REMAINDER 15);
 CREATE INDEX subjects_by_token ON subjects (token);
 
 -- Which product requests were ordered for which consents.

@@ -1,0 +1,45 @@
+"""Overwriting what SQLite leaves in its files of keys and tokens that were deleted."""
+
+from collections.abc import Sequence
+
+import apsw
+
+from shared.errors import StoreUnavailableError
+from shared.store.database import immediate
+from shared.store.sqlite.parts import SqlitePart
+
+_TABLES = {"data_keys": "aggregate_id", "quarantine_keys": "entry_id", "subjects": "aggregate_id"}
+"""Each with what it is filled by again."""
+
+
+class SqliteTraces(SqlitePart):
+    """`shared.store.port.TraceStore` on SQLite."""
+
+    async def wipe(self, aggregate_ids: Sequence[int]) -> dict[str, str]:
+        """See `shared.store.port.TraceStore`.
+
+        A page that was split or joined may hold a copy of a row that went later. So the small
+        tables of keys and tokens are filled anew, upon which SQLite overwrites their old pages,
+        and the write-ahead log is cut off.
+        """
+        if not aggregate_ids:
+            return {}
+        async with self._turn:
+            await self._database.run(_wipe)
+        return {"store": "keys and tokens were written anew and the write-ahead log was cut off"}
+
+
+def _wipe(connection: apsw.Connection) -> None:
+    connection.execute("PRAGMA secure_delete = ON").fetchall()
+    with immediate(connection):
+        for table, key in _TABLES.items():
+            connection.execute(
+                f"CREATE TEMP TABLE kept AS SELECT * FROM main.{table};"  # noqa: S608 - names of our own
+                f"DELETE FROM main.{table};"
+                f"INSERT INTO main.{table} SELECT * FROM temp.kept ORDER BY {key};"
+                "DROP TABLE temp.kept"
+            )
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+    if busy:
+        raise StoreUnavailableError("SQLite: somebody reads; the log cannot be cut off now")
