@@ -49,7 +49,8 @@ SETTLING, DONE = "settling", "done"
 
 _DELETED = """
 SELECT a.kind, a.partner_app_id, a.key FROM aggregates a WHERE a.status = 'DELETED_BY_USER'
-AND NOT EXISTS (SELECT 1 FROM erasures e WHERE e.aggregate_id = a.id) ORDER BY a.id LIMIT ?
+AND EXISTS (SELECT 1 FROM history h JOIN payloads p ON p.seq = h.event_seq
+            WHERE h.aggregate_id = a.id) ORDER BY a.id LIMIT ?
 """
 
 _KEYLESS = """

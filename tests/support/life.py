@@ -5,6 +5,7 @@ from typing import Any
 
 from shared.clock import SystemClock
 from shared.config import Config, EndpointConfig, RetentionConfig, Secret
+from shared.eraser import Eraser
 from shared.retention import Retention
 from shared.store.port import Store
 from shared.store.retention import DAY
@@ -31,6 +32,7 @@ class Life:
         self.store, self.url = store, url
         self.clock = ManualClock(SystemClock().now())
         self.applier = Applier(store, CONFIG, clock=self.clock)
+        self.eraser = Eraser(store, CONFIG, clock=self.clock)
         self._started = self.clock.now()
 
     def pass_days(self, days: float) -> None:
@@ -39,6 +41,7 @@ class Life:
     async def happens(self, *made: dict[str, Any]) -> None:
         now = self.clock.now()
         await self.applier.apply([Arrival(ev.dump(one), "klavi", "b", now) for one in made])
+        await self.eraser.work()
 
     async def deliver(self, state: DeliveryState = DeliveryState.DELIVERED) -> None:
         """Attempt all that waits."""
@@ -60,6 +63,7 @@ class Life:
         ])  # fmt: skip
 
     async def retain(self, config: RetentionConfig = KEPT) -> dict[str, int]:
+        await self.eraser.work()
         removed = await Retention(self.store, config, clock=self.clock).run_now()
         assert removed is not None
         assert await books.audit_faults(self.url) == []
