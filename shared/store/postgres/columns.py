@@ -5,7 +5,8 @@ a bulk write. Here a column of one type is packed at once.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from psycopg import postgres, pq
@@ -41,7 +42,7 @@ def columns(records: Iterable[Sequence[Any]]) -> list[Column]:
 
 def register(context: AdaptContext) -> None:
     """Teach a connection to send columns."""
-    for kind, dumper in ((Numbers, _NumbersDumper), (Texts, _TextsDumper), (Blobs, _BlobsDumper)):
+    for kind, dumper in DUMPERS.items():
         context.adapters.register_dumper(kind, dumper)
 
 
@@ -90,6 +91,12 @@ class _BlobsDumper(_ColumnDumper):
 
     def dump(self, obj: Blobs) -> bytes:
         return self._array([None if one is None else _sized(one) for one in obj])
+
+
+DUMPERS: Mapping[type, type[Dumper]] = MappingProxyType(
+    {Numbers: _NumbersDumper, Texts: _TextsDumper, Blobs: _BlobsDumper}
+)
+"""What makes bytes of each kind of column."""
 
 
 def _sized(value: bytes) -> bytes:
