@@ -43,7 +43,10 @@ def asked(count: int) -> list[str]:
         "overview", "history", "endpoints", "quarantine", "audit",
         f"trace?id=e{middle}", f"trace?id=l{middle // 5}", f"trace?id=c{middle // 5}",
         "deliveries", "deliveries?state=exhausted", "deliveries?state=pending",
-        "deliveries?endpoint=crm&type=consent.revoked", f"deliveries?aggregate=c{middle // 5}",
+        "deliveries?endpoint=crm", "deliveries?type=link.created", "deliveries?error=timed",
+        "deliveries?endpoint=crm&type=consent.revoked", "deliveries?endpoint=crm&type=link.created",
+        "deliveries?endpoint=crm&error=timed", "deliveries?endpoint=crm&state=pending",
+        f"deliveries?aggregate=c{middle // 5}",
     ]  # fmt: skip
 
 
