@@ -78,7 +78,7 @@ class Sampler:
         now = self._context.clock.now()
         self.status, self.at = status, now
         self.points.append(_point(status, now))
-        show(status)
+        show(status, self._endpoints)
         if stored:
             await self._keep()
         found = find_stuck(status, self._endpoints)

@@ -78,22 +78,22 @@ class App:
         with self._budget.hold() as held:
             batch = await self._admission.admit(request, name, held)
             if isinstance(batch, Refusal):
-                return self._refuse_batch(batch, began)
+                known = "" if batch.reason is Reason.UNKNOWN_SOURCE else name
+                return self._refuse_batch(batch, began, source=known)
             if not batch.events:
                 return accepted(0)
             if self.in_flight >= self._max_in_flight:
-                return self._refuse_batch(
-                    Refusal(Reason.OVERLOADED, "too many batches at once"), began
-                )
+                refusal = Refusal(Reason.OVERLOADED, "too many batches at once")
+                return self._refuse_batch(refusal, began, source=batch.source)
             self.in_flight += 1
             try:
                 route = await self._intake.accept(batch)
             finally:
                 self.in_flight -= 1
         if isinstance(route, Refusal):
-            return self._refuse_batch(route, began)
+            return self._refuse_batch(route, began, source=batch.source)
         count = len(batch.events)
-        self._metrics.accepted(route, count)
+        self._metrics.accepted(batch.source, route, count)
         duration = self._observe(began)
         accepted_lines.add(
             batch.id, batch.source, count, route.value, duration, trace_id(batch.traceparent)
@@ -111,11 +111,12 @@ class App:
     def _refuse_method(self, allowed: str) -> web.StreamResponse:
         return self._refuse(Refusal(Reason.METHOD, f"allowed here: {allowed}"), allowed=allowed)
 
-    def _refuse_batch(self, refusal: Refusal, began: float) -> web.StreamResponse:
-        """The answer to a batch that is not accepted."""
-        self._metrics.refused(refusal.reason)
+    def _refuse_batch(self, refusal: Refusal, began: float, *, source: str) -> web.StreamResponse:
+        """The answer to a batch that is not accepted; `source` is empty if it is unknown."""
+        self._metrics.refused(refusal.reason, source=source)
         log.info(
             "batch.refused",
+            source=source,
             reason=refusal.reason.value,
             status=refusal.status,
             duration_ms=self._observe(began),

@@ -1,5 +1,6 @@
 """What the receiver counts. No label ever carries an id, an address or anything of an event."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -20,6 +21,8 @@ class Metrics:
     """All figures of one receiver process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
@@ -30,14 +33,21 @@ class Metrics:
             return Histogram(name, text, buckets=_SECONDS, registry=registry)
 
         prefix = "correio_receiver"
-        batches = counter(f"{prefix}_batches", "Batches accepted, by where they rest.", "route")
-        events = counter(f"{prefix}_events", "Events accepted, by where they rest.", "route")
-        refused = counter(f"{prefix}_refused", "Requests refused, by reason.", "reason")
-        self._batches = {route: batches.labels(route.value) for route in Route}
-        self._events = {route: events.labels(route.value) for route in Route}
-        self._refused = {reason: refused.labels(reason.value) for reason in Reason}
+        self._batches = counter(
+            f"{prefix}_batches", "Batches accepted, by where they rest.", "source", "route"
+        )
+        self._events = counter(
+            f"{prefix}_events", "Events accepted, by where they rest.", "source", "route"
+        )
+        self._refused = counter(
+            f"{prefix}_refused", "Requests refused, by reason.", "source", "reason"
+        )
+        self._known: dict[tuple[str, Route], tuple[Counter, Counter]] = {}
         self.answer_seconds = seconds(
             f"{prefix}_answer_seconds", "From the head of a batch to its answer."
+        )
+        self.confirm_seconds = seconds(
+            f"{prefix}_confirm_seconds", "From the publishing of a batch to the broker's confirm."
         )
         self.publish_failures = counter(
             f"{prefix}_publish_failures", "Batches that the broker did not confirm in time."
@@ -49,6 +59,7 @@ class Metrics:
 
         prefix = "correio_spool"
         self.spool_bytes = gauge(f"{prefix}_bytes", "Bytes held in the spool.")
+        self.spool_limit_bytes = gauge(f"{prefix}_limit_bytes", "Bytes that the spool may hold.")
         self.spool_events = gauge(f"{prefix}_events", "Events held in the spool.")
         self.spool_oldest_seconds = gauge(
             f"{prefix}_oldest_seconds", "Age of the oldest batch in the spool."
@@ -68,11 +79,29 @@ class Metrics:
             f"{prefix}_unreadable_batches", "Batches in damaged spool files that cannot be read."
         )
 
-    def accepted(self, route: Route, events: int) -> None:
-        """A batch was accepted."""
-        self._batches[route].inc()
-        self._events[route].inc(events)
+    def expect(self, sources: Iterable[str]) -> None:
+        """Begin with 0 for these sources and for requests of none of them, whose name is empty."""
+        for source in sources:
+            for route in Route:
+                self._of(source, route)
+        for source in ("", *sources):
+            for reason in Reason:
+                self._refused.labels(source, reason.value)
 
-    def refused(self, reason: Reason) -> None:
-        """A request was refused."""
-        self._refused[reason].inc()
+    def accepted(self, source: str, route: Route, events: int) -> None:
+        """A batch was accepted."""
+        batches, all_events = self._of(source, route)
+        batches.inc()
+        all_events.inc(events)
+
+    def refused(self, reason: Reason, *, source: str = "") -> None:
+        """A request was refused; `source` is a configured name, never what a stranger wrote."""
+        self._refused.labels(source, reason.value).inc()
+
+    def _of(self, source: str, route: Route) -> tuple[Counter, Counter]:
+        found = self._known.get((source, route))
+        if found is None:
+            labels = (source, route.value)
+            found = (self._batches.labels(*labels), self._events.labels(*labels))
+            self._known[source, route] = found
+        return found

@@ -73,10 +73,12 @@ class Outlet:
 
     async def send(self, messages: Sequence[Outgoing]) -> bool:
         """Publish; True once every message is confirmed as routed."""
+        began = self._clock.monotonic()
         fault = await self._try(messages)
         was_open = self._circuit.open
         if fault is None:
             self._circuit.succeeded()
+            self._metrics.confirm_seconds.observe(self._clock.monotonic() - began)
             if was_open:
                 log.info("circuit.closed")
             return True

@@ -72,6 +72,7 @@ class Receiver:
         self._reread = reread
         self._sources = read_sources(config.source)
         self.metrics = Metrics(registry)
+        self.metrics.expect(self._sources)
         self._publisher = publisher or ConfirmingPublisher(
             config.broker, name="receiver", queue=topology.EVENTS
         )
@@ -145,6 +146,7 @@ class Receiver:
         except ConfigError as error:
             log.error("sources.not_reloaded", error=str(error))  # noqa: TRY400 - it says it all
         else:
+            self.metrics.expect(self._sources)
             log.info("sources.reloaded", count=len(self._sources))
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -192,6 +194,7 @@ class Receiver:
         metrics.circuit_open.set_function(lambda: self.outlet.circuit_open)
         metrics.broker_connected.set_function(lambda: self.outlet.connected)
         metrics.spool_bytes.set_function(lambda: spool.totals.bytes)
+        metrics.spool_limit_bytes.set(self._config.spool_max_bytes)
         metrics.spool_events.set_function(lambda: spool.totals.events)
         metrics.spool_oldest_seconds.set_function(oldest)
         metrics.spool_writable.set_function(lambda: spool.fault is None)

@@ -60,8 +60,22 @@ WAITING = Panel(
 )  # fmt: skip
 CONSUMERS = Panel("Consumers", "short", [("max by (queue) (correio_queue_consumers)", "{{queue}}")])
 ANSWERS = Panel("Answer to a batch", "s", _quantiles("correio_receiver_answer_seconds"))
-ACCEPTED = Panel("Events accepted", "ops", [_rate("correio_receiver_events_total", "route")])
-REFUSED = Panel("Requests refused", "ops", [_rate("correio_receiver_refused_total", "reason")])
+ACCEPTED = Panel(
+    "Events accepted", "ops", [_rate("correio_receiver_events_total", "source", "route")]
+)
+REFUSED = Panel("Requests refused", "ops",
+                [_rate("correio_receiver_refused_total", "source", "reason")])  # fmt: skip
+CONFIRMS = Panel("Confirm by the broker", "s", _quantiles("correio_receiver_confirm_seconds"))
+STORED = Panel(
+    "Deliveries that want somebody", "short",
+    [(
+        'max by (endpoint, state) (correio_deliveries{state=~"held|exhausted"})',
+        "{{endpoint}} {{state}}",
+    )],
+    "Counted in the store by the console.",
+)  # fmt: skip
+OPEN = Panel("Quarantine entries open", "short",
+             [("max by (reason) (correio_quarantine_open)", "{{reason}}")])  # fmt: skip
 LABELS = Panel("Events by label", "ops", [_rate("correio_events_total", "label")])
 LAG = Panel("From receipt to effect", "s", _quantiles("correio_events_lag_seconds"))
 QUARANTINED = Panel("Into quarantine", "ops", [_rate("correio_events_quarantined_total", "reason")])
@@ -69,7 +83,13 @@ ATTEMPTS = Panel(
     "Attempts by outcome", "ops", [_rate("correio_callbacks_attempts_total", "outcome")]
 )
 LATE = Panel("Attempts late", "s", _quantiles("correio_callbacks_late_seconds"))
-SPOOL = Panel("Spool", "bytes", [("sum by (instance) (correio_spool_bytes)", "{{instance}}")])
+SPOOL = Panel(
+    "Spool", "bytes",
+    [
+        ("sum by (instance) (correio_spool_bytes)", "{{instance}}"),
+        ("max(correio_spool_limit_bytes)", "limit"),
+    ],
+)  # fmt: skip
 SPOOL_AGE = Panel(
     "Oldest batch in the spool", "s",
     [("max by (instance) (correio_spool_oldest_seconds)", "{{instance}}")],
@@ -85,7 +105,10 @@ PAUSED = Panel(
 DASHBOARDS: Final[dict[str, Sequence[Panel]]] = {
     "Overview": [
         READY, WAITING, SPOOL_AGE, ACCEPTED, LABELS, ATTEMPTS, ANSWERS, LAG, LATE, QUARANTINED,
-        PAUSED, CONSUMERS,
+        PAUSED, CONSUMERS, STORED,
+        Panel("CPU", "percentunit", [_rate("process_cpu_seconds_total", "job", "instance")]),
+        Panel("Memory", "bytes",
+              [("sum by (job, instance) (process_resident_memory_bytes)", "{{job}} {{instance}}")]),
     ],
     "Queues": [
         READY, WAITING, CONSUMERS, OLDEST,
@@ -103,7 +126,7 @@ DASHBOARDS: Final[dict[str, Sequence[Panel]]] = {
               [_rate("correio_callbacks_messages_total", "result")]),
     ],
     "Receiver and spool": [
-        ACCEPTED, REFUSED, ANSWERS, SPOOL, SPOOL_AGE,
+        ACCEPTED, REFUSED, ANSWERS, CONFIRMS, SPOOL, SPOOL_AGE,
         Panel("Events in the spool", "short",
               [("sum by (instance) (correio_spool_events)", "{{instance}}")]),
         Panel("Drained", "ops", [_rate("correio_spool_drained_events_total", "instance")]),
@@ -123,7 +146,7 @@ DASHBOARDS: Final[dict[str, Sequence[Panel]]] = {
               [("sum by (instance) (correio_receiver_in_flight)", "{{instance}}")]),
     ],
     "State": [
-        LABELS, LAG, QUARANTINED,
+        LABELS, LAG, QUARANTINED, OPEN,
         Panel("Notices", "ops", [_rate("correio_notices_total", "type")]),
         Panel("Events in one transaction", "short", _quantiles("correio_events_batch_size")),
         Panel("Folding a batch", "s", _quantiles("correio_events_fold_seconds")),
@@ -133,7 +156,7 @@ DASHBOARDS: Final[dict[str, Sequence[Panel]]] = {
         Panel("Batches split", "ops", [_rate("correio_events_batch_splits_total", "instance")]),
     ],
     "Endpoints": [
-        ATTEMPTS, LATE,
+        ATTEMPTS, LATE, STORED,
         Panel("An attempt", "s", _quantiles("correio_callbacks_attempt_seconds", "endpoint")),
         Panel("From the change to its callback", "s",
               _quantiles("correio_callbacks_delivery_seconds", "endpoint")),

@@ -197,6 +197,13 @@ async def spool_growing(everything: World) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
+async def receiver_gone(everything: World) -> AsyncIterator[None]:
+    assert await asyncio.to_thread(everything.parts["receiver"].stop) == 0
+    yield
+    everything.parts["receiver"].start()
+
+
+@contextlib.asynccontextmanager
 async def deliveries_late(everything: World) -> AsyncIterator[None]:
     worker = everything.parts["callbacks"]
     os.kill(worker.pid, signal.SIGSTOP)
@@ -215,6 +222,7 @@ FAULTS = {
     quarantine_growing: "CorreioQuarantineGrowing",
     spool_growing: "CorreioSpoolGrowing",
     deliveries_late: "CorreioDeliveriesLate",
+    receiver_gone: "CorreioReceiversGone",
 }
 
 

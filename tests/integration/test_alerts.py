@@ -30,10 +30,17 @@ ALERTS = re.findall(r"- alert: (\w+)", RULES)
 MINUTES = 40
 STILL = f"+0x{MINUTES}"
 
+AGE = 'correio_queue_oldest_message_age_seconds{queue="correio.events",instance="console"}'
+
 HEALTHY = {
     'correio_receiver_broker_connected{instance="a"}': f"1{STILL}",
     'correio_receiver_broker_connected{instance="b"}': f"1{STILL}",
+    'up{job="correio-receiver",instance="a"}': f"1{STILL}",
+    'up{job="correio-receiver",instance="b"}': f"1{STILL}",
     'correio_spool_oldest_seconds{instance="a"}': f"0{STILL}",
+    'correio_spool_writable{instance="a"}': f"1{STILL}",
+    'correio_spool_bytes{instance="a"}': f"10{STILL}",
+    'correio_spool_limit_bytes{instance="a"}': f"100{STILL}",
     'correio_spool_full_total{instance="a"}': f"0{STILL}",
     'correio_spool_damaged_total{instance="a"}': f"0{STILL}",
     'correio_events_paused{instance="c"}': f"0{STILL}",
@@ -47,6 +54,7 @@ HEALTHY = {
         for seen_by in "cd"
     },
     'correio_consumer_oldest_message_age_seconds{queue="correio.events"}': f"0.2{STILL}",
+    AGE: f"0{STILL}",
     'correio_events_quarantined_total{source="klavi",reason="malformed"}': f"7{STILL}",
     'correio_callbacks_breaker_open{endpoint="crm"}': f"0{STILL}",
     'correio_callbacks_breaker_open{endpoint="erp"}': f"0{STILL}",
@@ -63,7 +71,8 @@ HEALTHY = {
 """What Prometheus sees of a system that is well, a sample a minute."""
 
 GONE = f"_x{MINUTES}"
-QUEUES = [one for one in HEALTHY if one.startswith("correio_queue_")]
+QUEUES = [one for one in HEALTHY if one.startswith("correio_queue_") and one != AGE]
+RECEIVERS = [one for one in HEALTHY if "receiver" in one or "spool" in one]
 CALLBACKS = [one for one in HEALTHY if one.startswith("correio_callbacks_")]
 
 
@@ -83,9 +92,27 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
         {
             **{one: f"0{STILL}" for one in HEALTHY if "broker_connected" in one},
             'correio_spool_oldest_seconds{instance="a"}': f"0+60x{MINUTES}",
-            **dict.fromkeys(QUEUES, GONE),
+            **dict.fromkeys([*QUEUES, AGE], GONE),
         },
         {"CorreioBrokerDown": {}},
+    ),
+    "all receivers gone": (
+        {one: f"0{STILL}" if one.startswith("up") else GONE for one in RECEIVERS},
+        {"CorreioReceiversGone": {}},
+    ),
+    "one receiver gone": (
+        {one: f"0{STILL}" if one.startswith("up") else GONE
+         for one in RECEIVERS if 'instance="b"' in one},
+        {"CorreioReceiverDown": {"job": "correio-receiver", "instance": "b"}},
+    ),
+    "console gone": ({AGE: GONE}, {"CorreioAgesUnseen": {}}),
+    "spool unwritable": (
+        {'correio_spool_writable{instance="a"}': f"0{STILL}"},
+        {"CorreioSpoolUnwritable": {}},
+    ),
+    "spool filling": (
+        {'correio_spool_bytes{instance="a"}': f"80{STILL}"},
+        {"CorreioSpoolFilling": {}},
     ),
     "store down": (
         {
@@ -132,6 +159,8 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
         {
             **{one: f"0{STILL}" for one in HEALTHY if "broker_connected" in one},
             'correio_spool_full_total{instance="a"}': f"0+5x{MINUTES}",
+            'correio_spool_bytes{instance="a"}': f"100{STILL}",
+            'correio_spool_writable{instance="a"}': f"0{STILL}",
         },
         {"CorreioBrokerDown": {}, "CorreioSpoolFull": {}},
     ),

@@ -8,9 +8,11 @@ from typing import Any, Self
 import aiohttp
 import orjson
 import pytest
+from prometheus_client import REGISTRY
 
 from console.app import FILES
 from console.look import status_answer
+from console.metrics import show
 from console.sampler import Sampler
 from console.service import ConsoleService
 from shared.broker import topology
@@ -265,6 +267,20 @@ def test_a_short_token_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             tmp_path, "amqp://x", "sqlite:///x", monkeypatch,
             operator=[{"name": "ana", "secrets": ["short"]}],
         )  # fmt: skip
+
+
+async def test_counts_of_the_store_are_figures_too_while_it_can_be_read(guarded: Served) -> None:
+    def figure(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(name, labels)
+
+    sampler = guarded.service.sampler
+    await until(lambda: figure("correio_quarantine_open", reason="unknown_event") == 1)
+    assert (figure("correio_deliveries", endpoint="crm", state="pending") or 0) > 0
+    assert figure("correio_deliveries", endpoint="crm", state="exhausted") == 0
+    assert sampler.status is not None
+    show({**sampler.status, "deliveries": None, "quarantine": None}, sampler._endpoints)
+    assert figure("correio_quarantine_open", reason="unknown_event") is None
+    assert figure("correio_deliveries", endpoint="crm", state="exhausted") is None
 
 
 async def test_charts_begin_before_the_console_was_started(guarded: Served) -> None:

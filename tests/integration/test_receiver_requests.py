@@ -242,3 +242,28 @@ async def test_stopping_finishes_what_is_in_hand(tmp_path: Path, broker: FakeBro
         client = asyncio.create_task(post(receiver, BATCH))
         await broker.reached(lambda: broker.attempts == 1)
     assert (await client).json == {"accepted": 3}
+
+
+async def test_figures_are_told_by_source_and_outcome_and_never_by_a_strangers_word(
+    receiver: Receiver,
+) -> None:
+    registry = receiver.metrics.registry
+
+    def figure(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"correio_receiver_{name}", labels)
+
+    assert figure("events_total", source="far", route="spool") == 0
+    await post(receiver, BATCH)
+    assert (await ask(receiver, request(b"not JSON"))).status == 400
+    elsewhere = request(BATCH).replace(PATH.encode(), b"/v1/webhooks/stranger", 1)
+    assert (await ask(receiver, elsewhere)).status == 404
+    assert figure("batches_total", source="klavi", route="broker") == 1
+    assert figure("events_total", source="klavi", route="broker") == 3
+    assert figure("confirm_seconds_count") == 1
+    refused = {
+        (sample.labels["source"], sample.labels["reason"])
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == "correio_receiver_refused_total" and sample.value
+    }
+    assert refused == {("klavi", "not-json"), ("", "unknown-source")}
