@@ -27,7 +27,7 @@ from console.quarantine import (
     replay_entries,
 )
 from console.sampler import Sampler
-from shared.store.queries import DeliveryFilter
+from shared.store.lists import DeliveryFilter
 from shared.store.rows import EndpointStatus
 
 SESSION: web.RequestKey[Session | None] = web.RequestKey("session", object)  # type: ignore[arg-type]  # no class stands for an optional

@@ -11,7 +11,8 @@ from console.context import NO, Context, Moment, iso, json_option, pass_context,
 from console.look import delivery_answer
 from shared.ids import new_id
 from shared.privacy import mask
-from shared.store.queries import CHUNK, DeliveryFilter, DeliveryRow
+from shared.store.lists import DeliveryFilter, DeliveryRow
+from shared.store.queries import CHUNK
 from shared.store.rows import DeliveryState
 
 STATES = [state.value for state in DeliveryState]

@@ -21,9 +21,9 @@ from shared.domain.keys import AggregateKey, AggregateKind
 from shared.domain.link import LinkState
 from shared.domain.product_request import ProductRequestState
 from shared.errors import CorreioError
+from shared.store.lists import DeliveryRow
 from shared.store.queries import (
     AttemptRow,
-    DeliveryRow,
     EventRow,
     QuarantineRow,
     Queries,

@@ -4,15 +4,15 @@ Times are Unix milliseconds. Nothing here writes to what the workers fold: state
 through events, a cleared conflict excepted, which `console.conflicts` does under a lock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from shared.domain.keys import AggregateKey
 from shared.ids import new_id
+from shared.store.lists import DELIVERY, DeliveryLists, DeliveryRow, delivery_row, marks
 from shared.store.port import SqlStore, Statement
 from shared.store.rows import Aggregate
 from shared.store.seals import about_answer, opened, state_of
@@ -62,23 +62,6 @@ class AttemptRow(Struct, frozen=True):
     answer: bytes
 
 
-class DeliveryRow(Struct, frozen=True):
-    """A delivery as operators see it."""
-
-    id: str
-    aggregate: AggregateKey
-    version: int
-    endpoint: str
-    type: str
-    state: str
-    attempts: int
-    due_at: int
-    created_at: int
-    last_outcome: str
-    last_error: str
-    replay: str
-
-
 class QuarantineRow(Struct, frozen=True):
     """A quarantine entry without its body."""
 
@@ -115,55 +98,6 @@ class ErasureRow(Struct, frozen=True):
     receipt: dict[str, Any]
 
 
-LOOKED_UP = 10_000
-"""Entries of an index that are looked up one by one at most."""
-
-
-class DeliveryFilter(Struct, frozen=True):
-    """Which deliveries; empty members do not restrict. `since` and `until` bound `created_at`.
-
-    Without `by_endpoint`, the index by endpoint stays unused: see `Queries._planned`.
-    """
-
-    states: tuple[str, ...] = ()
-    endpoint: str = ""
-    type: str = ""
-    aggregate_id: str = ""
-    error: str = ""
-    since: int | None = None
-    until: int | None = None
-    replay: str = ""
-    by_endpoint: bool = True
-
-    def where(self) -> tuple[str, list[Any]]:
-        """The condition in SQL, and its values."""
-        terms, values = ["1 = 1"], list[Any]()
-        if self.states:
-            terms.append(f"d.state IN ({_marks(self.states)})")
-            values += self.states
-        for column, value in (
-            ("d.endpoint = ?" if self.by_endpoint else "d.endpoint || '' = ?", self.endpoint),
-            ("d.type = ?", self.type),
-            ("a.key = ?", self.aggregate_id),
-            ("d.replay = ?", self.replay),
-            ("d.created_at >= ?", self.since),
-            ("d.created_at < ?", self.until),
-        ):
-            if value not in ("", None):
-                terms.append(column)
-                values.append(value)
-        if self.error:
-            terms.append("(d.last_outcome = ? OR d.last_error LIKE ?)")
-            values += [self.error, f"%{self.error}%"]
-        return " AND ".join(terms), values
-
-
-_DELIVERY = """
-SELECT d.id, a.kind, a.partner_app_id, a.key, d.version, d.endpoint, d.type, d.state, d.attempts,
-       d.due_at, d.created_at, d.last_outcome, d.last_error, d.replay
-FROM deliveries d JOIN aggregates a ON a.id = d.aggregate_id
-"""
-
 _EVENT = (
     "SELECT seq, event_id, name, time, received_at, source, label, duplicates, tax_form FROM events"
 )
@@ -174,7 +108,7 @@ _QUARANTINE = (
 )
 
 
-class Queries:
+class Queries(DeliveryLists):
     """Every question and command of the console."""
 
     def __init__(self, store: SqlStore) -> None:
@@ -256,10 +190,10 @@ class Queries:
     async def deliveries_of(self, aggregate_ids: Sequence[int]) -> list[DeliveryRow]:
         """The deliveries about these aggregates."""
         rows = await self._in(
-            _DELIVERY + f"WHERE d.aggregate_id IN ({{}}) ORDER BY d.id LIMIT {TRACE_LIMIT}",
+            DELIVERY + f"WHERE d.aggregate_id IN ({{}}) ORDER BY d.id LIMIT {TRACE_LIMIT}",
             aggregate_ids,
         )
-        return [_delivery(row) for row in rows]
+        return [delivery_row(row) for row in rows]
 
     async def attempts_of(self, deliveries: Sequence[DeliveryRow]) -> dict[str, list[AttemptRow]]:
         """The attempts of each delivery, in order."""
@@ -281,101 +215,6 @@ class Queries:
             attempt = AttemptRow(number, at, outcome, code, duration, error, answer)
             found.setdefault(delivery_id, []).append(attempt)
         return found
-
-    async def deliveries(self, wanted: DeliveryFilter, *, limit: int) -> list[DeliveryRow]:
-        """Deliveries by filter, newest first."""
-        where, values = (await self._planned(wanted)).where()
-        rows = await self._store.fetch(
-            f"{_DELIVERY} WHERE {where} ORDER BY d.id DESC LIMIT ?", (*values, limit)
-        )
-        return [_delivery(row) for row in rows]
-
-    async def delivery(self, delivery_id: str) -> DeliveryRow | None:
-        """One delivery."""
-        rows = await self._store.fetch(f"{_DELIVERY} WHERE d.id = ?", (delivery_id,))
-        return _delivery(rows[0]) if rows else None
-
-    async def count_deliveries(self, wanted: DeliveryFilter, *, at_most: int | None = None) -> int:
-        """How many deliveries a filter finds; counting ends at `at_most`, if given."""
-        return await self._count(await self._planned(wanted), at_most=at_most)
-
-    async def _planned(self, wanted: DeliveryFilter) -> DeliveryFilter:
-        """Keep SQLite from looking up all deliveries of a large endpoint one by one.
-
-        What the index by endpoint and state does not hold wants such a look-up for each entry,
-        which takes five times as long as reading the whole table in its order.
-        """
-        at_once = len(wanted.states) == 1 and wanted == DeliveryFilter(
-            states=wanted.states, endpoint=wanted.endpoint
-        )
-        if not wanted.endpoint or wanted.aggregate_id or wanted.replay or at_once:
-            return wanted
-        entries = DeliveryFilter(states=wanted.states, endpoint=wanted.endpoint)
-        few = await self._count(entries, at_most=LOOKED_UP + 1) <= LOOKED_UP
-        return replace(wanted, by_endpoint=few)
-
-    async def _count(self, wanted: DeliveryFilter, *, at_most: int | None) -> int:
-        where, values = wanted.where()
-        join = "JOIN aggregates a ON a.id = d.aggregate_id " if wanted.aggregate_id else ""
-        found = f"FROM deliveries d {join}WHERE {where}"
-        query = f"SELECT count(*) {found}"
-        if at_most is not None:
-            query = f"SELECT count(*) FROM (SELECT 1 {found} LIMIT {int(at_most)}) AS counted"
-        ((count,),) = await self._store.fetch(query, values)
-        return int(count)
-
-    async def delivery_ids(self, wanted: DeliveryFilter) -> list[str]:
-        """Ids of the deliveries that a filter finds, oldest first."""
-        where, values = wanted.where()
-        rows = await self._store.fetch(
-            "SELECT d.id FROM deliveries d JOIN aggregates a ON a.id = d.aggregate_id "
-            f"WHERE {where} ORDER BY d.id",
-            values,
-        )
-        return [one for (one,) in rows]
-
-    async def replay(
-        self, ids: Sequence[str], *, states: Sequence[str], replay: str, due: Sequence[int]
-    ) -> int:
-        """Give deliveries a new round of attempts, each due at its own time.
-
-        A delivery that has left `states` meanwhile is passed over. Returns how many were changed.
-        """
-        return sum(
-            await self._store.change([
-                (
-                    "UPDATE deliveries SET state = 'pending', round_start = attempts, due_at = ?, "
-                    "wake_at = ?, replay = ?, lease = NULL, lease_until = NULL "
-                    f"WHERE id = ? AND state IN ({_marks(states)})",
-                    (at, at, replay, one, *states),
-                )
-                for one, at in zip(ids, due, strict=True)
-            ])
-        )  # fmt: skip
-
-    async def cancel_replay(self, replay: str) -> int:
-        """Put back what a replay has not begun to attempt; returns how many."""
-        (count,) = await self._store.change([
-            (
-                "UPDATE deliveries SET state = 'exhausted', replay = '' WHERE replay = ? "
-                "AND state = 'pending' AND attempts = round_start AND lease IS NULL",
-                (replay,),
-            )
-        ])  # fmt: skip
-        return count
-
-    async def cancel(self, ids: Sequence[str], *, now: int) -> int:
-        """Cancel deliveries that still wait; returns how many were changed."""
-        return sum(
-            await self._store.change([
-                (
-                    "UPDATE deliveries SET state = 'cancelled', updated_at = ? WHERE id = ? "
-                    "AND state IN ('pending', 'retrying', 'held', 'exhausted')",
-                    (now, one),
-                )
-                for one in ids
-            ])
-        )  # fmt: skip
 
     async def quarantine(
         self, *, reason: str = "", status: str = "open", limit: int = 100
@@ -531,14 +370,5 @@ class Queries:
         found: list[tuple[Any, ...]] = []
         for start in range(0, len(values), CHUNK):
             some = values[start : start + CHUNK]
-            found += await self._store.fetch(query.format(_marks(some)), some)
+            found += await self._store.fetch(query.format(marks(some)), some)
         return found
-
-
-def _marks(values: Iterable[Any]) -> str:
-    return ", ".join("?" for _ in values)
-
-
-def _delivery(row: tuple[Any, ...]) -> DeliveryRow:
-    delivery_id, kind, app, key, *rest = row
-    return DeliveryRow(delivery_id, AggregateKey(kind, app, key), *rest)

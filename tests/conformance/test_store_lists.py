@@ -2,9 +2,10 @@
 
 import pytest
 
-from shared.store import queries
+from shared.store import lists
+from shared.store.lists import DeliveryFilter
 from shared.store.port import Store
-from shared.store.queries import DeliveryFilter, Queries
+from shared.store.queries import Queries
 
 STATES = ("pending", "delivered", "exhausted")
 TYPES = ("link.created", "consent.authorised")
@@ -50,7 +51,7 @@ async def test_a_large_endpoint_has_the_list_of_a_small_one(
     filled: Queries, wanted: DeliveryFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = await filled.deliveries(wanted, limit=7), await filled.count_deliveries(wanted)
-    monkeypatch.setattr(queries, "LOOKED_UP", -1)
+    monkeypatch.setattr(lists, "LOOKED_UP", -1)
     large = await filled.deliveries(wanted, limit=7), await filled.count_deliveries(wanted)
     assert small == large
     assert [one.id for one in small[0]] == sorted((one.id for one in small[0]), reverse=True)
@@ -62,13 +63,13 @@ async def test_sqlite_reads_a_large_endpoint_in_the_order_of_its_table(
 ) -> None:
     async def plan(wanted: DeliveryFilter) -> str:
         where, values = (await filled._planned(wanted)).where()
-        query = f"EXPLAIN QUERY PLAN {queries._DELIVERY} WHERE {where} ORDER BY d.id DESC"
+        query = f"EXPLAIN QUERY PLAN {lists.DELIVERY} WHERE {where} ORDER BY d.id DESC"
         return str(await store.fetch(query, values))
 
     mixed = DeliveryFilter(endpoint="crm", type=TYPES[0])
     by_state = DeliveryFilter(endpoint="crm", states=("exhausted",))
     assert "deliveries_by_endpoint" in await plan(mixed)
-    monkeypatch.setattr(queries, "LOOKED_UP", 3)
+    monkeypatch.setattr(lists, "LOOKED_UP", 3)
     for wanted, index in ((mixed, False), (by_state, True)):
         assert ("deliveries_by_endpoint" in await plan(wanted)) == index
         assert "TEMP B-TREE" not in await plan(wanted)

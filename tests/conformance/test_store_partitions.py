@@ -11,11 +11,12 @@ from shared.clock import SystemClock
 from shared.config import Secret, StoreConfig
 from shared.errors import StoreUnavailableError
 from shared.retention import Retention
+from shared.store.lists import DeliveryFilter
 from shared.store.migrate import migrate
 from shared.store.open import open_store
 from shared.store.port import Store
 from shared.store.postgres import migrate as migrating
-from shared.store.queries import DeliveryFilter, Queries
+from shared.store.queries import Queries
 from shared.store.schema import load_migrations
 from tests.support import books
 from tests.support import events as ev
