@@ -22,7 +22,9 @@ from console import (
     setup,
 )
 from console.context import NO, USAGE
+from shared.config import LogConfig
 from shared.errors import ConfigError, CorreioError
+from shared.logs import configure_logs
 
 PROGRAM = "correio"
 INTERRUPTED = 130
@@ -81,7 +83,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """The ``correio`` command."""
+    """The ``correio`` command. What it answers goes to standard output, and nothing else does."""
+    configure_logs(LogConfig(level="error", format="console"), role="cli")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -29,6 +29,7 @@ ALLOWED_FIELDS: frozenset[str] = frozenset({
     # figures and outcomes
     "accepted", "count", "bytes", "status", "outcome", "attempt", "duration_ms", "seconds",
     "state", "unreadable", "applied", "duplicate", "divergent", "stale", "recorded", "quarantined",
+    "erased",
     "next_in", "port", "host", "path", "error", "error_type", "signal", "remedy", "limit",
 })  # fmt: skip
 

@@ -4,6 +4,7 @@ What was written since a file's last sync is not on disk yet. When the power goe
 is lost in any order, whole or torn at a sector, as disks do.
 """
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,12 @@ class Platter(apsw.VFS):
             path = Path(name)
             if path.exists():
                 yield path, image.after_power_loss(path.read_bytes(), chance)
+
+
+@functools.cache
+def platter() -> Platter:
+    """The one of this process: from the first call on, all of SQLite's files lie on it."""
+    return Platter()
 
 
 class PlatterFile(apsw.VFSFile):

@@ -24,8 +24,8 @@ from shared.store.sqlite.events import SqliteEventTransaction
 from tests.chaos.simulated import amqp, disk, web
 from tests.chaos.simulated.loop import EPOCH, LIFE
 from tests.chaos.simulated.oracle import judge, observer
+from tests.chaos.simulated.platter import platter
 from tests.chaos.simulated.source import POISON
-from tests.chaos.simulated.strikes import PLATTER
 from tests.chaos.simulated.world import SimWorld
 
 
@@ -145,7 +145,7 @@ def run(seed: int, *, trace: bool = False) -> Verdict:
         folder = Path(name)
         shutil.copyfile(origin, folder / "store.db")
         world = SimWorld(seed, folder, line=line)
-        PLATTER.begin(world.disk.write_fault, remembers=world.loses_power)
+        platter().begin(world.disk.write_fault, remembers=world.loses_power)
         if trace:
             loud(world)
         with simulated(world):

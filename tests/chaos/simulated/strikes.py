@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 from shared.broker import topology
 from tests.chaos.simulated import operators
 from tests.chaos.simulated.loop import Life
-from tests.chaos.simulated.platter import Platter
+from tests.chaos.simulated.platter import platter
 
 if TYPE_CHECKING:
     from tests.chaos.simulated.world import SimWorld
-
-PLATTER = Platter()
-"""The one disk of this process."""
 
 SKEW = 60_000
 """Milliseconds that a clock jumps, at the most."""
@@ -46,7 +43,7 @@ def _power_loss(world: "SimWorld") -> None:
         for place in world.places:
             world.kill(place)
 
-    PLATTER.lose_power(world.weather.chance, end)
+    platter().lose_power(world.weather.chance, end)
 
 
 def _stop(world: "SimWorld") -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import apsw
 import pytest
 
 from tests.chaos.simulated.rows import TOLD_OF
@@ -33,6 +34,10 @@ def test_a_seed_replays_exactly() -> None:
     said = simulate("--seed", "9")
     assert said.count("\n") > 100
     assert said == simulate("--seed", "9")
+
+
+def test_other_tests_of_this_process_have_their_own_disk() -> None:
+    assert apsw.vfs_names()[0] != "simulated"
 
 
 def test_the_catalogue_names_every_fault() -> None:

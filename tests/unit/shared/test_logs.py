@@ -14,6 +14,7 @@ import structlog
 
 from shared import logs
 from shared.config import LogConfig
+from shared.store.rows import Label
 
 CPF = "258.722.521-37"
 
@@ -119,3 +120,7 @@ def test_many_lines_heed_level_and_format(capsys: pytest.CaptureFixture[str]) ->
     finally:
         structlog.reset_defaults()
         structlog.contextvars.clear_contextvars()
+
+
+def test_what_became_of_an_event_may_be_told() -> None:
+    assert {one.value for one in Label} <= logs.ALLOWED_FIELDS
