@@ -15,6 +15,7 @@ from console import (
     deliveries,
     doctor,
     endpoints,
+    export,
     look,
     quarantine,
     reconcile,
@@ -59,6 +60,7 @@ for command in (
     conflicts.conflicts,
     reconcile.reconcile,
     retention.retention,
+    export.export,
 ):
     cli.add_command(command)
 
