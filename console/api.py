@@ -189,8 +189,15 @@ class Api:
         return {"entries": [entry_answer(one) for one in rows]}
 
     async def entry(self, request: web.Request, context: Context) -> Any:
-        """One entry with its body, tax ids masked."""
-        return await quarantined(context, request.match_info["id"], body=True)
+        """One entry with its body, tax ids masked unless the operator may see them and asks to.
+
+        Whoever looks at it unmasked is recorded.
+        """
+        unmask = request.query.get("unmask") == "1"
+        session = request[SESSION]
+        if unmask and not (session and session.operator.may_unmask):
+            raise web.HTTPForbidden(text="this operator may not see what is masked")
+        return await quarantined(context, request.match_info["id"], body=True, unmask=unmask)
 
     async def replay_entries(self, request: web.Request, context: Context) -> Any:
         """Send entries through the events worker once more.

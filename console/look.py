@@ -20,6 +20,7 @@ from shared.domain.consent import ConsentState, ConsentStatus
 from shared.domain.keys import AggregateKey, AggregateKind
 from shared.domain.link import LinkState
 from shared.domain.product_request import ProductRequestState
+from shared.domain.tax_ids import normalise
 from shared.errors import CorreioError
 from shared.store.lists import DeliveryRow
 from shared.store.queries import (
@@ -252,7 +253,7 @@ def usable(state: ConsentState, *, now: int) -> bool:
 @json_option
 @pass_context
 def trace(context: Context, id: str, as_json: bool) -> None:  # noqa: A002, FBT001 - click passes them by the names that the usage shows
-    """Show everything about an eventId, linkId, consentId or requestId; exit 1 if unknown."""
+    """Show everything about an eventId, linkId, consentId, requestId or CPF; exit 1 if unknown."""
     answer = run(trace_answer(context, id))
 
     def human() -> None:
@@ -304,6 +305,9 @@ async def trace_answer(context: Context, name: str) -> dict[str, Any]:
         events = await queries.events_with_id(name)
         quarantined = await queries.quarantined_as(name)
         keys = await queries.named(name)
+        tax_id = normalise(name)
+        if tax_id is not None:
+            keys |= await queries.of_subject(tax_id)
         seqs = {one.seq for one in events}
         by_event = await queries.aggregates_of(sorted(seqs)) if seqs else {}
         events += [one for one in await queries.events_of(list(keys)) if one.seq not in seqs]

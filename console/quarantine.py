@@ -35,7 +35,9 @@ def entry_answer(one: QuarantineRow) -> dict[str, Any]:
 
 @quarantine.command("list")
 @click.option("--reason", default="", help="Only this reason.")
-@click.option("--status", default="open", type=click.Choice(["open", "replayed", "discarded", ""]))
+@click.option(
+    "--status", default="open", type=click.Choice(["open", "replayed", "discarded", "erased", ""])
+)
 @click.option("--limit", default=100, type=click.IntRange(min=1))
 @json_option
 @pass_context

@@ -229,6 +229,7 @@ class OperatorConfig(Struct, frozen=True, forbid_unknown_fields=True):
     secrets: tuple[Secret, ...] = ()
     secrets_file: str | None = None
     read_only: bool = False
+    may_unmask: bool = False
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

@@ -29,14 +29,11 @@ from shared.domain.product_request import ProductRequestState, ordered_for
 from shared.erasing import strip
 from shared.errors import StoreConflictError
 from shared.fanout import Announcer, Subscriptions
-from shared.logs import get_logger
 from shared.sifting import Sought, names_any
 from shared.store.erase import PENDING
 from shared.store.lease import Lease
 from shared.store.port import EventStore, EventTransaction, SqlStore, TraceStore
 from shared.store.rows import Aggregate, Changes, Erased, Why
-
-log = get_logger(__name__)
 
 TASK: Final = "erasing"
 SECOND_LOOK: Final = 120_000
@@ -316,8 +313,6 @@ class Eraser:
                     ),
                 )
             ])  # fmt: skip
-            if first:
-                log.info("erasure.made", id=job.id, reason=job.reason)
 
 
 async def _is_left(transaction: EventTransaction, current: Aggregate) -> bool:

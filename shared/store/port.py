@@ -99,6 +99,10 @@ class TraceStore(Protocol):
         """
         ...
 
+    async def wipe_all(self) -> None:
+        """The same for everything that was ever deleted or changed of keys."""
+        ...
+
 
 class DeliveryStore(Protocol):
     """What the callbacks worker needs. All times are Unix milliseconds."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from shared.domain.aggregates import is_erased
 from shared.domain.keys import AggregateKey
 from shared.ids import new_id
 from shared.store.lists import DELIVERY, DeliveryLists, DeliveryRow, delivery_row, marks
@@ -299,6 +300,20 @@ class Queries(DeliveryLists):
             (replay,),
         )
         return {state: int(count) for state, count in rows}
+
+    async def of_subject(self, tax_id: str) -> dict[int, AggregateKey]:
+        """The aggregates that name a person; `tax_id` without punctuation."""
+        rows = await self._store.fetch(
+            "SELECT a.id, a.kind, a.partner_app_id, a.key FROM subjects s "
+            "JOIN aggregates a ON a.id = s.aggregate_id WHERE s.token = ? ORDER BY a.id",
+            (self._store.sealing.token(tax_id),),
+        )
+        return {number: AggregateKey(*key) for number, *key in rows}
+
+    async def not_erased(self, keys: Sequence[AggregateKey]) -> list[AggregateKey]:
+        """Those of these aggregates that exist and are not erased."""
+        found = [(key, await self.aggregate(key)) for key in keys]
+        return [key for key, one in found if one is not None and not is_erased(one.state)]
 
     async def erasures(self, *, name: str = "", limit: int = 100) -> list[ErasureRow]:
         """Erasures, newest first; those of one id or of one aggregate if `name` is given."""

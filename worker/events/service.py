@@ -131,7 +131,8 @@ class EventsService:
                 if not caught_up:
                     await self._eraser.catch_up()
                     caught_up = True
-                await self._eraser.work()
+                if count := await self._eraser.work():
+                    log.info("erasures.worked_off", count=count)
             except (*STORE_AWAY, StoreConflictError, LeaseLostError) as error:
                 log.warning("erasing.failed", error=str(error), error_type=type(error).__name__)
             await self._clock.sleep(self._config.sealing.erasing_interval)

@@ -53,3 +53,7 @@ class PostgresTraces(PostgresPart):
                 except errors.InsufficientPrivilege:
                     return {"store": "keys and tokens were written anew; no right to a checkpoint"}
         return {"store": "keys and tokens were written anew, and a checkpoint was made"}
+
+    async def wipe_all(self) -> None:
+        """See `shared.store.port.TraceStore`."""
+        await self.wipe(range(PARTS * PARTS * PARTS))

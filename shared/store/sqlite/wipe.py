@@ -28,6 +28,10 @@ class SqliteTraces(SqlitePart):
             await self._database.run(_wipe)
         return {"store": "keys and tokens were written anew and the write-ahead log was cut off"}
 
+    async def wipe_all(self) -> None:
+        """See `shared.store.port.TraceStore`."""
+        await self.wipe([0])
+
 
 def _wipe(connection: apsw.Connection) -> None:
     connection.execute("PRAGMA secure_delete = ON").fetchall()
