@@ -9,8 +9,10 @@ from typing import Final, Literal
 import apsw
 from msgspec import Struct
 
-from receiver.spool_file import Row, read_row
+from receiver.spool_file import IN_CLEAR, Row, read_row
+from receiver.spool_key import read_key
 from shared.errors import StoreDamagedError, StoreUnavailableError
+from shared.sealing import Sealer
 
 LOOKUPS: Final = 1_000
 """Rows looked for in one go."""
@@ -36,7 +38,7 @@ class Found(Struct, frozen=True):
 class Wreck:
     """A damaged file. Its methods block; the file is not changed beyond its own recovery."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sealer: Sealer) -> None:
         """Open the file.
 
         Raises:
@@ -55,6 +57,12 @@ class Wreck:
         except apsw.Error as error:
             self._connection.close()
             raise StoreDamagedError(type(error).__name__) from error
+        version = self._connection.pragma("user_version")
+        try:
+            self._box = None if version == IN_CLEAR else read_key(path, sealer)
+        except (StoreDamagedError, StoreUnavailableError, OSError):
+            self._connection.close()
+            raise
         self._reached = (self._figure("min") or 1) - 1
         self._last = self._figure("max")
 
@@ -93,4 +101,4 @@ class Wreck:
 
     def _look_up(self, seq: int) -> Row | None:
         found = self._connection.execute(_LOOK_UP, (seq,)).fetchone()
-        return None if found is None else read_row(found)
+        return None if found is None else read_row(found, self._box)

@@ -28,6 +28,7 @@ from shared.logs import get_logger
 from shared.networks import read_networks
 from shared.ops import Check
 from shared.process import run_until
+from shared.sealing import KeyRing, Vault
 
 log = get_logger(__name__)
 
@@ -77,6 +78,7 @@ class Receiver:
             config.broker, name="receiver", queue=topology.EVENTS
         )
         self.spool = Spool(
+            sealer=Vault(KeyRing.read(config.sealing.keys.reveal())),
             folder=Path(receiver.spool),
             max_bytes=receiver.spool_max_bytes,
             min_free_bytes=receiver.spool_min_free_bytes,

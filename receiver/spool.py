@@ -25,6 +25,7 @@ from receiver.spool_folder import OwnedPath, claim_new, claim_unowned
 from shared.clock import Clock
 from shared.errors import SpoolFullError, StoreDamagedError, StoreUnavailableError
 from shared.logs import get_logger
+from shared.sealing import KeyRing, Sealer, Vault
 
 log = get_logger(__name__)
 
@@ -60,8 +61,17 @@ class Spool:
     """The spool of one process: a file of its own, and files that lost their owner."""
 
     def __init__(
-        self, *, folder: Path, max_bytes: int, min_free_bytes: int, clock: Clock, metrics: Metrics
+        self,
+        *,
+        folder: Path,
+        max_bytes: int,
+        min_free_bytes: int,
+        clock: Clock,
+        metrics: Metrics,
+        sealer: Sealer | None = None,
     ) -> None:
+        """`sealer` makes the keys of the files; without one they rest unwrapped."""
+        self._sealer = sealer or Vault(KeyRing())
         self._folder = folder
         self._max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
@@ -269,7 +279,7 @@ class Spool:
 
     async def _open(self, owned: OwnedPath) -> OpenFile | None:
         """Open a file that we own; None when it is damaged and was put aside."""
-        file = SpoolFile(owned.path)
+        file = SpoolFile(owned.path, self._sealer)
         try:
             await file.open()
         except StoreDamagedError as damage:
@@ -326,7 +336,7 @@ class Spool:
         """Batches saved from a file, and how many are known to be unreadable."""
         saved = lost = 0
         try:
-            wreck = await asyncio.to_thread(Wreck, path)
+            wreck = await asyncio.to_thread(Wreck, path, self._sealer)
         except StoreDamagedError:
             return 0, 1
         try:

@@ -6,8 +6,9 @@ go when the process ends, however it ends. What nobody owns may be adopted.
 | Name | What it is |
 |---|---|
 | ``spool-<id>.db`` with ``-wal`` and ``-shm`` | a spool file (SQLite) |
+| ``spool-<id>.db-key`` | its key, wrapped |
 | ``spool-<id>.lock`` | its lock |
-| ``damaged-<time>-<id>.db`` with ``-wal`` | a damaged file, put aside for a human |
+| ``damaged-<time>-<id>.db`` with ``-wal`` and ``-key`` | a damaged file, put aside for a human |
 """
 
 import datetime as dt
@@ -21,7 +22,7 @@ from shared.ids import new_id
 
 _PREFIX: Final = "spool-"
 _DAMAGED: Final = "damaged-"
-_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
+_SIDE_FILES: Final = ("-wal", "-shm", "-journal", "-key", "-key.new")
 
 
 class OwnedPath:

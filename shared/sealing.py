@@ -28,6 +28,8 @@ KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 UNWRAPPED: Final = ""
 """Id of the key that wraps nothing."""
+SEAL_BYTES: Final = 1 + NONCE_BYTES + 16
+"""By so much sealing makes a text longer."""
 SEALED: Final = b"\x01"
 """First byte of everything sealed. What was stored in clear is JSON and never begins so."""
 

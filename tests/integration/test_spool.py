@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import zlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,10 @@ from prometheus_client import CollectorRegistry
 from receiver.batch import Batch
 from receiver.metrics import Metrics
 from receiver.spool import Spool
-from receiver.spool_file import ROW_OVERHEAD, pack
+from receiver.spool_file import pack
 from shared.clock import SystemClock
 from shared.errors import SpoolFullError
+from shared.sealing import KeyRing, Sealer, Vault, new_key
 
 MIB = 1_048_576
 
@@ -26,7 +28,14 @@ MIB = 1_048_576
 class Opened:
     """A spool and what it has counted."""
 
-    def __init__(self, folder: Path, *, max_bytes: int = 64 * MIB, min_free_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int = 64 * MIB,
+        min_free_bytes: int = 0,
+        sealer: Sealer | None = None,
+    ) -> None:
         self.registry = CollectorRegistry()
         self.spool = Spool(
             folder=folder,
@@ -34,6 +43,7 @@ class Opened:
             min_free_bytes=min_free_bytes,
             clock=SystemClock(),
             metrics=Metrics(self.registry),
+            sealer=sealer,
         )
 
     def figure(self, name: str) -> float:
@@ -129,7 +139,7 @@ async def test_however_many_files_are_left_all_are_drained(
         async with Opened(tmp_path / str(number)) as left:
             await left.spool.append(batch(number))
     (tmp_path / "all").mkdir()
-    for path in files(tmp_path, "*/spool-*.db"):
+    for path in files(tmp_path, "*/spool-*.db*"):
         path.rename(tmp_path / "all" / path.name)
     async with Opened(tmp_path / "all") as living:
         assert await taken(living.spool) == ids(7)
@@ -144,7 +154,7 @@ async def test_an_empty_file_that_is_left_is_tidied_away(tmp_path: Path) -> None
 
 
 async def test_it_refuses_rather_than_grow_beyond_its_bound(tmp_path: Path) -> None:
-    size = len(pack(batch(0)).batch) + ROW_OVERHEAD
+    size = pack(batch(0)).bytes
     async with Opened(tmp_path, max_bytes=3 * size) as opened:
         spool = opened.spool
         outcomes = await asyncio.gather(
@@ -235,7 +245,10 @@ async def test_a_file_that_is_no_database_is_put_aside_and_a_fresh_one_takes_ove
 
 async def test_a_flipped_bit_in_a_batch_is_noticed_and_the_others_are_saved(tmp_path: Path) -> None:
     path = await filled(tmp_path, 20)
-    overwrite(path, lambda content: content.__setitem__(content.index(b"7" * 500), 0))
+    database = apsw.Connection(str(path))
+    (stored,) = database.execute("SELECT batch FROM batches WHERE seq = 8").fetchall()[0]
+    database.close()
+    overwrite(path, lambda content: flip(content.index(stored[100:600]), content))
     async with Opened(tmp_path) as opened:
         assert await opened.spool.head(max_events=100, max_bytes=MIB) is None
         await salvaged(opened.spool)
@@ -327,3 +340,76 @@ async def _damaged_anyhow(folder: Path, data: st.DataObject) -> None:
         assert "batch-999" in found
         assert opened.spool.fault is None
         assert set(found) <= {*ids(30), "batch-999"}
+
+
+def held_in(folder: Path) -> bytes:
+    """Every byte of every file."""
+    return b"".join(one.read_bytes() for one in files(folder, "*"))
+
+
+@pytest.mark.parametrize("keys", ["", f"one:{new_key()}"], ids=["no key", "key"])
+async def test_what_it_holds_is_sealed_and_opens_by_the_configured_key(
+    tmp_path: Path, keys: str
+) -> None:
+    async with Opened(tmp_path, sealer=Vault(KeyRing.read(keys))) as first:
+        await first.spool.append(batch(7, size=50))
+        assert b"7777777777" not in held_in(tmp_path)
+        assert b"klavi" not in held_in(tmp_path)
+    async with Opened(tmp_path, sealer=Vault(KeyRing.read(keys))) as second:
+        assert await taken(second.spool) == ["batch-7"]
+
+
+async def test_nothing_opens_what_was_drained(tmp_path: Path) -> None:
+    """Its sealed bytes may stay in the database, but no key that opens them does."""
+    vault = Vault(KeyRing())
+    async with Opened(tmp_path, sealer=vault) as opened:
+        for number in range(20):
+            await opened.spool.append(batch(number))
+        (key_file,) = files(tmp_path, "*-key")
+        key = key_file.read_bytes().split(b"\n", 1)[1]
+        assert key in held_in(tmp_path)
+        assert len(await taken(opened.spool)) == 20
+        assert key not in held_in(tmp_path)
+        await opened.spool.append(batch(21))
+        assert await taken(opened.spool) == ["batch-21"]
+
+
+async def test_a_file_whose_key_is_not_configured_waits_for_it(tmp_path: Path) -> None:
+    keys = f"one:{new_key()}"
+    async with Opened(tmp_path, sealer=Vault(KeyRing.read(keys))) as first:
+        await first.spool.append(batch(1))
+    async with Opened(tmp_path) as other:
+        await other.spool.append(batch(2))
+        assert await taken(other.spool) == ["batch-2"]
+        assert other.figure("damaged_total") == 0
+    async with Opened(tmp_path, sealer=Vault(KeyRing.read(keys))) as again:
+        assert await taken(again.spool) == ["batch-1"]
+
+
+async def test_a_file_without_its_key_is_put_aside(tmp_path: Path) -> None:
+    async with Opened(tmp_path) as first:
+        await first.spool.append(batch(1))
+    for one in files(tmp_path, "*-key"):
+        one.unlink()
+    async with Opened(tmp_path) as second:
+        assert second.figure("damaged_total") == 1
+        assert second.spool.fault is None
+    assert len(files(tmp_path, "damaged-*.db")) == 1
+
+
+async def test_a_file_of_a_release_that_did_not_seal_is_drained(tmp_path: Path) -> None:
+    one = pack(batch(3))
+    about = b"%d,%d," % (one.received_at, one.events)
+    database = apsw.Connection(str(tmp_path / "spool-0.db"))
+    database.execute(
+        "CREATE TABLE batches (seq INTEGER PRIMARY KEY, received_at INTEGER NOT NULL, "
+        "events INTEGER NOT NULL, checksum INTEGER NOT NULL, batch BLOB NOT NULL) STRICT; "
+        "PRAGMA user_version = 1"
+    )
+    database.execute(
+        "INSERT INTO batches (received_at, events, checksum, batch) VALUES (?, ?, ?, ?)",
+        (one.received_at, one.events, zlib.crc32(one.batch, zlib.crc32(about)), one.batch),
+    )
+    database.close()
+    async with Opened(tmp_path) as opened:
+        assert await taken(opened.spool) == ["batch-3"]
