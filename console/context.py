@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 import orjson
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -22,6 +23,9 @@ from shared.store.port import Store
 from shared.store.queries import Queries
 
 T = TypeVar("T")
+
+UNBOUNDED = 10_000
+"""Columns of a screen that is none."""
 
 NO = 1
 USAGE = 2
@@ -77,11 +81,19 @@ class Context:
             human()
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print a table."""
-        table = Table(*columns, title=title, title_justify="left", title_style="bold")
+        """Print a table. Nothing in it is cut short: ids are there to be copied.
+
+        Into a pipe or file each row goes as one line, however long.
+        """
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*("" if cell is None else str(cell) for cell in row))
-        self.screen.print(table)
+        if not table.row_count:
+            self.screen.print(f"[bold]{title}[/bold]: none")
+        else:
+            self.screen.print(table, width=None if self.screen.is_terminal else UNBOUNDED)
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)

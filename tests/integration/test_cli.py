@@ -1,6 +1,7 @@
 """The command line as an operator uses it: a process, its output, its exit status."""
 
 import asyncio
+import io
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 import apsw
 import orjson
 import pytest
+from rich.console import Console
 
+from console.context import Context
 from shared.broker import topology
 from shared.broker.depth import depths
 from shared.clock import SystemClock
@@ -104,6 +107,19 @@ async def test_state_of_a_consent_that_stands(correio: Cli, store: Store) -> Non
         "permissionsGranted": ["REGISTRATION_ALL", "ACCOUNTS_ALL"],
         "expireAt": "2024-06-25T20:08:17.848Z", "updatedAt": ev.iso(ev.EPOCH),
     }  # fmt: skip
+
+
+async def test_tables_show_whole_ids_however_narrow_the_terminal(
+    correio: Cli, filled: Store
+) -> None:
+    written = await correio.text("trace", ev.CONSENT)
+    line = next(one for one in written.splitlines() if "consent_authorised-1" in one)
+    assert "applied" in line
+    assert "klavi" in line
+    narrow, context = io.StringIO(), Context()
+    context.screen = Console(width=60, force_terminal=True, file=narrow, color_system=None)
+    context.table("Events", ("id", "kind"), [("x" * 70, "y" * 50)])
+    assert (narrow.getvalue().count("x"), narrow.getvalue().count("y")) == (70, 50)
 
 
 async def test_what_is_unknown_is_a_no(correio: Cli) -> None:
