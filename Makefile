@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 FOLDER ?= var
 ARGS ?=
+SEEDS ?= 5000
 PYTHON ?= $(shell deploy/find-python.sh)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,9 +47,10 @@ test-deep: $(STAMP) ## Run the tests with many examples
 	@$(BIN)/python -m deploy.local prepare
 	$(BIN)/python -m pytest -m "deep and not chaos" $(ARGS)
 
-chaos: $(STAMP) ## Do every fault of tests/chaos/README.md once, on both stores (as root)
+chaos: $(STAMP) ## Do every fault of tests/chaos/README.md, on both stores and to SEEDS simulations (as root)
 	@$(BIN)/python -m deploy.local prepare
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m chaos tests/chaos $(ARGS)
+	$(BIN)/python -m tests.chaos.simulated --seeds $(SEEDS) --jobs 2
 
 test-rabbitmq4: $(STAMP) ## Run the tests against RabbitMQ 4 (as root, with debootstrap; 370 MB)
 	CORREIO_RABBITMQ_SCRIPTS=$$(tests/support/rabbitmq4.sh /tmp/correio-rabbitmq4) \

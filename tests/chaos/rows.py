@@ -11,6 +11,7 @@ from tests.chaos.faults import (
     store_postgres,
     store_sqlite,
 )
+from tests.chaos.simulated import rows as simulated
 
 REAL: tuple[Row, ...] = tuple(
     row
@@ -21,4 +22,4 @@ REAL: tuple[Row, ...] = tuple(
     for row in chapter.rows
 )  # fmt: skip
 
-SIMULATED: tuple[Row, ...] = ()
+SIMULATED: tuple[Row, ...] = simulated.ROWS

@@ -9,7 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from tests.chaos import results
 from tests.chaos.simulated.mutants import MUTANTS, SEEDS, planted
+from tests.chaos.simulated.rows import TOLD_OF, name_of
 from tests.chaos.simulated.run import Verdict, quiet, run
 
 
@@ -52,6 +54,8 @@ def _seeds(seeds: range, *, jobs: int) -> int:
             print(
                 f"seed {verdict.seed} ({verdict.digest}):", *verdict.faults, sep="\n  ", flush=True
             )
+    for fault in TOLD_OF:
+        results.note(name_of(fault), _result(seen[fault], failed, len(seeds)))
     print(*(f"{count:8} {fault}" for fault, count in sorted(seen.items())), sep="\n")
     healing.sort()
     (median, _), (worst, slowest) = healing[len(healing) // 2], healing[-1]
@@ -59,6 +63,12 @@ def _seeds(seeds: range, *, jobs: int) -> int:
     took = time.monotonic() - began
     print(f"{len(seeds)} seeds, {failed} failed; {steps} steps in {took:.1f} s")
     return failed > 0
+
+
+def _result(strikes: int, failed: int, seeds: int) -> str:
+    """What the catalogue's table says of a fault."""
+    broken = f", {failed} seeds failed" if failed else ""
+    return f"{strikes} times in {seeds} seeds{broken}"
 
 
 def _verdicts(seeds: range, *, jobs: int) -> Iterator[Verdict]:

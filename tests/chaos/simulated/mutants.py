@@ -19,14 +19,17 @@ from receiver.intake import Intake
 from receiver.metrics import Route
 from receiver.outlet import messages_of
 from receiver.spool import Spool
+from shared import erasing
 from shared.broker import frames
 from shared.broker.burst import Burst
 from shared.broker.consumer import Batch as Taken
 from shared.domain import aggregates
+from shared.eraser import Eraser
 from shared.errors import StoreConflictError, StoreUnavailableError
 from shared.ids import new_id
 from shared.store.rows import Changes
 from shared.store.sqlite import deliveries, events
+from shared.store.sqlite.wipe import SqliteTraces
 from worker.callbacks import attempt, consume, payload, record
 from worker.callbacks.consume import OPEN_STATES
 from worker.events import fold
@@ -273,6 +276,35 @@ def _forget_the_retry_after_a_conflict() -> Any:
     return stack
 
 
+def _forget_to_erase() -> Any:
+    return mock.patch("worker.events.fold.strip")
+
+
+def _keep_what_comes_after_an_erasure() -> Any:
+    def careless(changes: Changes, *args: Any, **more: Any) -> None:
+        came = changes.events
+        erasing.strip(changes, *args, **more)
+        if not changes.erased:
+            changes.events = came
+
+    return mock.patch("worker.events.fold.strip", careless)
+
+
+def _forget_the_quarantine_in_an_erasure() -> Any:
+    return mock.patch.object(Eraser, "_empty_quarantine", mock.AsyncMock())
+
+
+def _leave_the_bytes_of_destroyed_keys() -> Any:
+    def nothing(_connection: Any) -> None:
+        pass
+
+    stack = contextlib.ExitStack()
+    wipe = mock.AsyncMock(return_value={})
+    stack.enter_context(mock.patch.object(SqliteTraces, "wipe", wipe))
+    stack.enter_context(mock.patch.object(events, "_erase_for_good", nothing))
+    return stack
+
+
 MUTANTS: dict[str, Mutant] = {
     "acknowledge before commit": _acknowledge_before_commit,
     "200 before confirm": _answer_before_confirm,
@@ -296,6 +328,10 @@ MUTANTS: dict[str, Mutant] = {
     "count a failure as delivered": _count_a_failure_as_delivered,
     "wake nothing twice": _wake_nothing_twice,
     "a lease without end": _a_lease_without_end,
+    "forget to erase": _forget_to_erase,
+    "keep what comes after an erasure": _keep_what_comes_after_an_erasure,
+    "forget the quarantine in an erasure": _forget_the_quarantine_in_an_erasure,
+    "leave the bytes of destroyed keys": _leave_the_bytes_of_destroyed_keys,
     "take a conflict for a bad event": _forget_the_retry_after_a_conflict,
 }
 

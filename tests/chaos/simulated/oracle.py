@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 
 from shared.config import Secret, StoreConfig
+from shared.domain.aggregates import is_erased
 from shared.domain.private import MEMBERS
 from shared.domain.product_request import ProductRequestState
 from shared.store.audit import audit
@@ -14,6 +15,7 @@ from shared.store.open import open_store
 from shared.store.port import Store
 from shared.store.spool import measure_spool
 from tests.chaos.simulated.loop import EPOCH, Life
+from tests.chaos.simulated.privacy import privacy_faults
 from tests.chaos.simulated.world import ENDPOINTS, HEALED, SimWorld
 from tests.support import books
 
@@ -22,6 +24,7 @@ LOOK = 2.0
 
 WAITING = "SELECT count(*) FROM deliveries WHERE state IN ('pending', 'retrying', 'held')"
 UNSETTLED = "SELECT count(*) FROM aggregates WHERE settles = 1"
+ERASING = "SELECT count(*) FROM erasures WHERE state <> 'done'"
 LATE = 60.0
 
 
@@ -47,6 +50,7 @@ async def _under_way(world: SimWorld, store: Store) -> list[str]:
     left += [f"{one.depth} in {one.name}" for one in world.broker.queues.values() if one.depth]
     for query, what in (
         (UNSETTLED, "unsettled requests"),
+        (ERASING, "erasures"),
         (WAITING, "deliveries"),
     ):
         ((count,),) = await store.fetch(query)
@@ -66,8 +70,10 @@ async def judge(world: SimWorld, store: Store, url: str) -> list[str]:
     checks = await audit(store, now=now, late_after=LATE)
     faults += [f"the audit: {one.name}: {one.found}" for one in checks if not one.ok]
     faults += await _events_faults(world, store)
-    faults += await _told_faults(world, store)
     after = books.read(url)
+    erased = {key.id for key, state in after.states.items() if is_erased(state)}
+    faults += await _told_faults(world, store, erased)
+    faults += await privacy_faults(store, after, world.folder, world.keys)
     for reason, count in after.quarantined.items():
         world.weather.seen[f"(quarantined: {reason})"] += count
     try:
@@ -111,7 +117,7 @@ async def _events_faults(world: SimWorld, store: Store) -> list[str]:
     faults += [
         f"{content} is labelled {label}, being variant {variant} of its id"
         for content, variant, label in labels
-        if (variant > 0) != (label == "divergent")
+        if label != "erased" and (variant > 0) != (label == "divergent")
     ]
     faults += [
         f"refused by the store: {sent[one].raw!r}" for (one,) in refused if one not in poison
@@ -120,8 +126,11 @@ async def _events_faults(world: SimWorld, store: Store) -> list[str]:
     return faults
 
 
-async def _told_faults(world: SimWorld, store: Store) -> list[str]:
-    """Every notification that is due was received, with one body under its id."""
+async def _told_faults(world: SimWorld, store: Store, erased: set[str]) -> list[str]:
+    """Every notification that is due was received, with one body under its id.
+
+    Of what is `erased`, what was personal may be missing in later attempts.
+    """
     faults = []
     rows = await store.fetch(
         "SELECT d.id, d.endpoint, d.state, d.type, d.version, a.key FROM deliveries d "
@@ -136,7 +145,7 @@ async def _told_faults(world: SimWorld, store: Store) -> list[str]:
         elif state != "delivered" and not (state == "cancelled" and one in world.cancelled):
             faults.append(f"{one} to {name} is {state}")
         bodies = {call.body for call in calls}
-        if len({_impersonal(body) for body in bodies}) > 1:
+        if len(bodies if key not in erased else {_impersonal(body) for body in bodies}) > 1:
             faults.append(f"{one} to {name} has {len(bodies)} bodies")
         for body in bodies:
             told = orjson.loads(body)

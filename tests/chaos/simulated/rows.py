@@ -1,5 +1,7 @@
 """The simulated part of the fault catalogue: how each fault is injected and what must hold."""
 
+from tests.chaos.catalogue import Layer, Row
+
 DURABLE = "an event that got its 200 is applied or in quarantine"
 ONCE = "each event has one effect"
 TOLD = "each notification arrives, with one body under one webhook-id"
@@ -70,3 +72,14 @@ TOLD_OF: dict[str, tuple[str, str]] = {
     "operator pauses an endpoint": ("and resumes it in the end", TOLD),
 }  # fmt: skip
 """Fault → how it is injected, and what must hold of it besides all that the oracle asks for."""
+
+
+def name_of(fault: str) -> str:
+    """The name of a fault's row."""
+    return "sim-" + fault.replace("'", "").replace(" ", "-")
+
+
+ROWS: tuple[Row, ...] = tuple(
+    Row(name_of(fault), Layer.SIMULATED, fault, how, holds, stores=("sqlite",))
+    for fault, (how, holds) in TOLD_OF.items()
+)

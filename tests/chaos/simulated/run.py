@@ -17,6 +17,7 @@ import structlog
 from msgspec import Struct
 
 from shared.config import Secret
+from shared.sealing import Box, Vault, Wrapped
 from shared.store import schema
 from shared.store.migrate import migrate
 from shared.store.rows import Changes
@@ -80,6 +81,8 @@ def simulated(world: SimWorld) -> Iterator[None]:
         ("shared.store.sqlite.events.SqliteEventTransaction.write", refusing()),
         ("shared.broker.publisher.fits", lambda _channel: world.bursts),
         ("worker.events.service.SETTLE_INTERVAL", 2.0),
+        ("shared.eraser.SECOND_LOOK", 8_000),
+        ("shared.sealing.Vault.make", remembering(world.keys)),
         ("tests.chaos.simulated.disk.SimDatabase.disk", world.disk),
         ("tests.chaos.simulated.web.SimCaller.endpoints", world.endpoints),
     ]
@@ -87,6 +90,18 @@ def simulated(world: SimWorld) -> Iterator[None]:
         for name, stand_in in patches:
             stack.enter_context(mock.patch(name, stand_in, create=name.startswith("tests.")))
         yield
+
+
+def remembering(keys: list[tuple[bytes, bytes]]) -> Callable[..., Any]:
+    """A maker of data keys that is watched: whose each is, and what it is."""
+    make = Vault.make
+
+    def watched(vault: Vault, owner: bytes) -> tuple[Wrapped, Box]:
+        wrapped, box = make(vault, owner)
+        keys.append((owner, box.key))
+        return wrapped, box
+
+    return watched
 
 
 def refusing() -> Callable[..., Any]:

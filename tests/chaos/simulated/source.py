@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -67,13 +67,12 @@ def tell(chance: random.Random) -> list[Told]:
     for _ in range(chance.randrange(3)):
         told.append(chance.choice(JUNK))
     if chance.random() < 0.3:
-        broken = ev.event("link_created", at=next(moments), linkId="lx")
-        broken["eventTime"] = chance.choice(["", "soon", None, ev.iso(2_000_000_000_000)])
-        broken["eventTime"] = broken["eventTime"] or ""
+        broken = _change("authorised", at=next(moments), name="c00")
+        broken["eventTime"] = chance.choice(["", "soon", ev.iso(2_000_000_000_000)])
         told.append(broken)
     if chance.random() < 0.2:
         poison = f"{POISON.decode()}-{chance.randrange(10)}"
-        told.append(ev.event("link_created", at=next(moments), event_id=poison, linkId="l0"))
+        told.append(_change("revoked", at=next(moments), name="c00", event_id=poison))
     chance.shuffle(told)
     return [Told(one) for one in told]
 
@@ -82,21 +81,31 @@ def _consent(
     chance: random.Random, moments: Iterator[int], link: str, name: str
 ) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
-    mark = mark_of(name).decode()
     at = next(moments)
     for number in range(chance.randrange(1, 7)):
         if chance.random() < 0.8:  # else of the very same time as the one before
             at = next(moments)
-        change = chance.choice(CHANGES[:5] if chance.random() < 0.9 else CHANGES)
-        granted = chance.sample([f"{mark} A", f"{mark} B", f"{mark} C"], chance.randrange(1, 4))
+        change = chance.choice(CHANGES[:5] if chance.random() < 0.8 else CHANGES)
         event_id = f"{name}-{number}"
         if made and chance.random() < 0.1:
             event_id = made[-1]["eventId"]  # divergent: the id of another, with other content
-        made.append(ev.event(
-            f"consent_{change}", at=at, event_id=event_id, linkId=link, consentId=name,
-            permissionsGranted=granted, externalTrackId=f"{mark} T", personalTaxId=f"{mark} P",
-        ))  # fmt: skip
+        granted = chance.sample("ABC", chance.randrange(1, 4))
+        one = _change(change, at=at, name=name, event_id=event_id, granted=granted)
+        one["payload"]["linkId"] = link
+        made.append(one)
     return made
+
+
+def _change(
+    change: str, *, at: int, name: str, event_id: str | None = None, granted: Sequence[str] = "A"
+) -> dict[str, Any]:
+    """A change of a consent, all that is personal in it marked."""
+    mark = mark_of(name).decode()
+    return ev.event(
+        f"consent_{change}", at=at, event_id=event_id, linkId="l0", consentId=name,
+        permissionsGranted=[f"{mark} {one}" for one in granted], externalTrackId=f"{mark} T",
+        personalTaxId=f"{mark} P",
+    )  # fmt: skip
 
 
 def _order(

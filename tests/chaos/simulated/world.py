@@ -17,6 +17,7 @@ from shared.config import (
     EndpointConfig,
     EventsConfig,
     ReceiverConfig,
+    SealingConfig,
     Secret,
     SourceConfig,
     StoreConfig,
@@ -40,7 +41,7 @@ from worker.events.service import EventsService
 CHAOS = 12.0
 """Seconds in which the source sends and faults strike."""
 
-HEALED = 150.0
+HEALED = 240.0
 """Seconds in which everything must have drained after the last fault."""
 
 GRACE = 25.0
@@ -69,6 +70,7 @@ def configuration(folder: Path, chance: random.Random) -> Config:
             breaker_open=1.0, breaker_open_max=4.0, release_rate=200,
             relay_batch=chance.choice([3, 1000]),
         ),
+        sealing=SealingConfig(erasing_interval=2.0),
         source=(SourceConfig("klavi", secrets=(Secret(SECRET),), partner_app_ids=(ev.APP,)),),
         endpoint=tuple(
             EndpointConfig(
@@ -115,6 +117,7 @@ class SimWorld:
         self.faults: list[str] = []
         self.healed_at = 0.0
         self.cancelled: set[str] = set()
+        self.keys: list[tuple[bytes, bytes]] = []
         self.places = [
             Place(f"{role}{number}", role)
             for role, most in (("receiver", 2), ("events", 2), ("callbacks", 2))
