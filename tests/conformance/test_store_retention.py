@@ -276,7 +276,9 @@ async def test_events_that_arrive_during_a_pass_lose_nothing(life: Life, store_u
     assert told == [(200,)]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(1, 12))]
+)
 async def test_the_books_balance_whatever_goes_when(life: Life, seed: int) -> None:
     dice = random.Random(seed)
     for turn in range(25):
