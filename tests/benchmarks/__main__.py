@@ -39,7 +39,7 @@ class Size(Struct, frozen=True):
     batches: tuple[int, ...]
 
 
-FULL = Size(rounds=3, seconds=4.0, count=60_000, calls=20_000, batches=(1, 10, 50, 500))
+FULL = Size(rounds=3, seconds=4.0, count=40_000, calls=15_000, batches=(1, 10, 50, 500))
 SHORT = Size(rounds=1, seconds=2.0, count=20_000, calls=10_000, batches=(1, 10, 50))
 
 

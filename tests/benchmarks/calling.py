@@ -12,6 +12,7 @@ from shared.config import Secret, StoreConfig
 from shared.store.open import open_store
 from tests.benchmarks.results import Book
 from tests.benchmarks.rig import Meter, Rig, Use, answers, count_rows, prepare, until_rows
+from tests.benchmarks.sides import SEALING_KEY
 from tests.support.deliveries import seed
 from tests.support.endpoints import SECRET
 from tests.support.processes import write_config
@@ -48,7 +49,7 @@ async def calling(rig: Rig, book: Book, *, store: str, endpoints: int, count: in
         await answers(port, sink)
         config = write_config(
             folder, broker={"url": url}, store={"url": store_url},
-            callbacks={"max_in_flight": IN_FLIGHT},
+            callbacks={"max_in_flight": IN_FLIGHT}, sealing={"keys": SEALING_KEY},
             endpoint=[
                 {"id": name, "url": f"http://127.0.0.1:{port}/{name}", "secrets": [SECRET],
                  "allow_private_network": True, "max_in_flight": IN_FLIGHT}

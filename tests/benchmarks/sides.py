@@ -1,5 +1,6 @@
 """Who is compared: Correio and the peers, each started in the way its own documentation shows."""
 
+import base64
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.benchmarks.rig import Rig, Running, answers, prepare, run_sql
 from tests.support.endpoints import SECRET as ENDPOINT_SECRET
 from tests.support.processes import write_config
 
+SEALING_KEY = "bench:" + base64.b64encode(b"k" * 32).decode()
 SERVE = ("--host", "127.0.0.1", "--no-access-log", "--log-level", "warning", "--port")
 
 
@@ -43,6 +45,7 @@ class Correio:
             broker={"url": place.broker},
             store={"url": place.store or f"sqlite:///{place.folder}/store.db"},
             receiver={"spool": str(place.folder / "spool")},
+            sealing={"keys": SEALING_KEY},
             source=[{
                 "name": "klavi", "secrets": [traffic.SECRET], "partner_app_ids": ["12345678"],
             }],
