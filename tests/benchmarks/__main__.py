@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import uvloop
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from tests.benchmarks import calling, ingest, processing, report, sides
+from tests.benchmarks import calling, growth, ingest, processing, report, sides
 from tests.benchmarks.results import Book
 from tests.benchmarks.rig import Rig, rig
 from tests.benchmarks.sides import CORREIO, FASTSTREAM
@@ -37,6 +37,7 @@ class Size(Struct, frozen=True):
     count: int
     calls: int
     batches: tuple[int, ...]
+    stored: int = 10_000_000
 
 
 FULL = Size(rounds=3, seconds=4.0, count=40_000, calls=15_000, batches=(1, 10, 50, 500))
@@ -103,6 +104,14 @@ async def peers_part(rig: Rig, book: Book, size: Size) -> None:
                 await processing.together(rig, book, side, store=store, count=size.count // 8)
 
 
+async def growth_part(rig: Rig, book: Book, size: Size) -> None:
+    """Processing on many stored events."""
+    for store, most in (("sqlite", 1_000_000), ("postgres", 10_000_000)):
+        for stored in sorted({0, min(1_000_000, size.stored), min(most, size.stored)}):
+            for _ in range(size.rounds if not stored else 1):
+                await growth.grown(rig, book, store=store, stored=stored)
+
+
 PARTS: dict[str, Callable[[Rig, Book, Size], Awaitable[None]]] = {
     "ingest": ingest_part,
     "latency": latency_part,
@@ -110,7 +119,10 @@ PARTS: dict[str, Callable[[Rig, Book, Size], Awaitable[None]]] = {
     "together": together_part,
     "callbacks": callbacks_part,
     "peers": peers_part,
+    "growth": growth_part,
 }
+USUAL = [name for name in PARTS if name != "growth"]
+"""What is measured if nothing is said: growth alone takes an hour and 30 GB."""
 
 
 async def measure(book: Book, parts: list[str], size: Size) -> None:
@@ -130,15 +142,18 @@ async def measure(book: Book, parts: list[str], size: Size) -> None:
 def main() -> None:
     """Run as asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--parts", default=",".join(USUAL), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--short", action="store_true", help="one round, less of everything")
     parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--stored", type=int, default=0, help="events stored at the most")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="without an ending")
     options = parser.parse_args()
     size = SHORT if options.short else FULL
-    if options.rounds:
-        size = Size(**{**{name: getattr(size, name) for name in size.__struct_fields__},
-                       "rounds": options.rounds})  # fmt: skip
+    size = structs.replace(
+        size,
+        rounds=options.rounds or size.rounds,
+        stored=options.stored or size.stored,
+    )
     book = Book(options.out.with_suffix(".json"))
     if options.parts:
         uvloop.run(measure(book, options.parts.split(","), size))

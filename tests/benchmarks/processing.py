@@ -26,7 +26,7 @@ async def consuming(rig: Rig, book: Book, *, count: int) -> None:
     """The limit of consuming."""
     with rig.vhost() as url:
         await prepare(url)
-        await fill(url, count)
+        await fill(url, traffic.events(count))
         folder = rig.fresh("consume")
         async with depth_of(url, topology.EVENTS) as depth:
             await depth.until(count)
@@ -47,7 +47,7 @@ async def processing(rig: Rig, book: Book, side: Side, *, store: str, count: int
         place = Place(rig, folder, url, stack.enter_context(rig.store(store, folder)))
         await side.prepare(place)
         if side is CORREIO:
-            await fill(url, count)
+            await fill(url, traffic.events(count))
         else:
             await send(rig, side, place, count)
         async with depth_of(url, side.queue) as depth:
@@ -92,15 +92,14 @@ async def together(rig: Rig, book: Book, side: Side, *, store: str, count: int) 
     book.add(f"end to end, {store}", side.name, count / seconds, cpu=use.cpu, memory=memory)
 
 
-async def fill(url: str, count: int) -> None:
-    """Put that many events into Correio's queue, as the receiver would."""
+async def fill(url: str, made: list[bytes]) -> None:
+    """Put events into Correio's queue, as the receiver would."""
     publisher = ConfirmingPublisher(
         BrokerConfig(url=Secret(url)), name="filler", queue=topology.EVENTS
     )
     running = asyncio.create_task(publisher.run())
     await publisher.wait_connected()
-    made = traffic.events(count)
-    for start in range(0, count, GROUP):
+    for start in range(0, len(made), GROUP):
         await publisher.publish(messages(made[start : start + GROUP]))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -12,7 +12,6 @@ from fastapi import FastAPI, Request, Response
 from msgspec import Raw
 from msgspec.json import decode
 from taskiq import TaskiqEvents, TaskiqState
-from taskiq.acks import AcknowledgeType
 from taskiq_aio_pika import AioPikaBroker, Queue, QueueType
 
 from tests.benchmarks.peers import job
@@ -34,7 +33,7 @@ async def open_store(_state: TaskiqState) -> None:
         _stores.append(store)
 
 
-@broker.task(task_name="apply", ack_type=AcknowledgeType.WHEN_EXECUTED)
+@broker.task(task_name="apply", ack_type="when_executed")
 async def apply(body: str) -> None:
     (store,) = _stores
     if isinstance(store, job.Asyncpg):
