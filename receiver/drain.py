@@ -60,7 +60,7 @@ class Drain:
         while True:
             await self._spool.wait_filled()
             began = self._clock.monotonic()
-            moved = await self._move() if self._outlet.connected else 0
+            moved = await self._move() if self._outlet.takes else 0
             if not moved:
                 await self._clock.sleep(self._interval)
                 continue

@@ -55,6 +55,12 @@ class Metrics:
         self.connections = gauge(f"{prefix}_connections", "Open connections.")
         self.in_flight = gauge(f"{prefix}_in_flight", "Batches in hand.")
         self.circuit_open = gauge(f"{prefix}_circuit_open", "1 while the broker is skipped.")
+        self.queue_events = gauge(
+            f"{prefix}_queue_events", "Events that wait in the broker, as seen a second ago."
+        )
+        self.queue_full = gauge(
+            f"{prefix}_queue_full", "1 while so many wait that batches go to the spool."
+        )
         self.broker_connected = gauge(f"{prefix}_broker_connected", "1 while connected.")
 
         prefix = "correio_spool"

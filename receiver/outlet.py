@@ -1,7 +1,7 @@
 """The way to the broker: a publish with a deadline, behind a circuit."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from receiver.batch import Batch, event_id
 from receiver.circuit import Circuit
@@ -49,18 +49,25 @@ class Outlet:
         clock: Clock,
         timeout: float,
         metrics: Metrics,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`timeout` in seconds bounds each publish."""
+        """`timeout` in seconds bounds each publish; without room nothing new is tried."""
         self._publisher = publisher
         self._circuit = circuit
         self._clock = clock
         self._timeout = timeout
         self._metrics = metrics
+        self._has_room = has_room
 
     @property
     def connected(self) -> bool:
         """Whether a publish has a chance."""
         return self._publisher.connected
+
+    @property
+    def takes(self) -> bool:
+        """Whether the broker is connected and its queue short enough."""
+        return self._publisher.connected and self._has_room()
 
     @property
     def circuit_open(self) -> bool:
@@ -69,7 +76,7 @@ class Outlet:
 
     def allows(self) -> bool:
         """Whether to try the broker now; while the circuit is open a yes is spent by asking."""
-        return self._publisher.connected and self._circuit.allows(self._clock.monotonic())
+        return self.takes and self._circuit.allows(self._clock.monotonic())
 
     async def send(self, messages: Sequence[Outgoing]) -> bool:
         """Publish; True once every message is confirmed as routed."""

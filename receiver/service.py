@@ -38,7 +38,13 @@ CLOSING: Final = 1.0
 
 
 class LinkedPublisher(Publisher, Protocol):
-    """A publisher that looks after its own connection."""
+    """A publisher that looks after its own connection, and at the queue behind it.
+
+    Attributes:
+        waiting: messages in the queue, as seen a moment ago.
+    """
+
+    waiting: int
 
     async def run(self) -> None:
         """Keep the connection up until cancelled."""
@@ -75,7 +81,7 @@ class Receiver:
         self.metrics = Metrics(registry)
         self.metrics.expect(self._sources)
         self._publisher = publisher or ConfirmingPublisher(
-            config.broker, name="receiver", queue=topology.EVENTS
+            config.broker, name="receiver", queue=topology.EVENTS, looks=True
         )
         self.spool = Spool(
             sealer=Vault(KeyRing.read(config.sealing.keys.reveal())),
@@ -108,8 +114,13 @@ class Receiver:
             ),
             clock=self._clock,
             timeout=self._config.publish_timeout * PUBLISH_SHARE,
+            has_room=self._has_room,
             metrics=self.metrics,
         )
+
+    def _has_room(self) -> bool:
+        """Whether the queue is short enough to publish to."""
+        return self._publisher.waiting < self._config.queue_max_events
 
     def _build_app(self, sample_ratio: float) -> App:
         return App(
@@ -180,9 +191,10 @@ class Receiver:
         return None if self.server.listening else "not listening"
 
     def _check_durable(self) -> str | None:
-        if self.outlet.connected or (fault := self.spool.fault) is None:
+        if self.outlet.takes or (fault := self.spool.fault) is None:
             return None
-        return f"the broker is not connected, and {fault}"
+        broker = "the queue is too long" if self.outlet.connected else "the broker is not connected"
+        return f"{broker}, and {fault}"
 
     def _observe(self) -> None:
         """Let the metrics ask for what changes by itself."""
@@ -194,6 +206,8 @@ class Receiver:
 
         metrics.in_flight.set_function(lambda: self.app.in_flight)
         metrics.circuit_open.set_function(lambda: self.outlet.circuit_open)
+        metrics.queue_events.set_function(lambda: self._publisher.waiting)
+        metrics.queue_full.set_function(lambda: not self._has_room())
         metrics.broker_connected.set_function(lambda: self.outlet.connected)
         metrics.spool_bytes.set_function(lambda: spool.totals.bytes)
         metrics.spool_limit_bytes.set(self._config.spool_max_bytes)

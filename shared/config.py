@@ -110,6 +110,7 @@ class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):
     spool_max_bytes: PositiveInt = 1_073_741_824
     spool_min_free_bytes: int = 268_435_456
     spool_drain_rate: PositiveInt = 2_000
+    queue_max_events: PositiveInt = 1_000_000
     circuit_failures: PositiveInt = 3
     circuit_probe_interval: PositiveSeconds = 0.5
 

@@ -1,6 +1,7 @@
 """Publishing with confirms: a publish returns once the broker answers for every message."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -10,14 +11,17 @@ from pamqp.commands import Basic
 
 from shared.broker import topology
 from shared.broker.burst import PERSISTENT, Burst, Message, fits
-from shared.broker.connection import SETUP_TIMEOUT, first_of, keep_connected
+from shared.broker.connection import SETUP_TIMEOUT, close, first_of, keep_connected
 from shared.broker.faults import LOST, translate, translated
 from shared.config import BrokerConfig
-from shared.errors import BrokerUnavailableError, UnroutableError
+from shared.errors import BrokerUnavailableError, TopologyError, UnroutableError
 from shared.ids import new_id
 from shared.logs import get_logger
 
 log = get_logger(__name__)
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at how many messages wait in the queue."""
 
 Outgoing = Message
 """One message to publish; exchange and routing key are names of `topology`."""
@@ -48,8 +52,13 @@ class Publisher(Protocol):
 class ConfirmingPublisher:
     """The real publisher: one connection, one channel, kept up by `run`."""
 
-    def __init__(self, config: BrokerConfig, *, name: str, queue: str) -> None:
-        """`queue` must exist before the publisher counts as connected."""
+    def __init__(self, config: BrokerConfig, *, name: str, queue: str, looks: bool = False) -> None:
+        """`queue` must exist before the publisher counts as connected.
+
+        One that `looks` keeps in mind how many messages wait there.
+        """
+        self.waiting = 0
+        self._looks = looks
         self._config = config
         self._name = name
         self._queue = queue
@@ -86,11 +95,32 @@ class ConfirmingPublisher:
         self._changed.set()
         try:
             await first_of(
-                channel.closing, self._mend(connection), *([burst.run()] if burst else [])
+                channel.closing,
+                self._mend(connection),
+                *([burst.run()] if burst else []),
+                *([self._look(connection)] if self._looks else []),
             )
         finally:
             self._channel = self._burst = None
             self._changed.set()
+
+    async def _look(self, connection: AbstractConnection) -> None:
+        """Look how many messages wait, for as long as the connection stands.
+
+        What was seen last stays while the broker does not answer: others find that out.
+        """
+        while True:
+            with contextlib.suppress(BrokerUnavailableError, TopologyError):
+                async with translated():
+                    channel = await connection.channel(publisher_confirms=False)
+                    try:
+                        while True:
+                            queue = await channel.declare_queue(self._queue, passive=True)
+                            self.waiting = queue.declaration_result.message_count or 0
+                            await asyncio.sleep(LOOK_INTERVAL)
+                    finally:
+                        await close(channel)
+            await asyncio.sleep(LOOK_INTERVAL)
 
     async def _mend(self, connection: AbstractConnection) -> None:
         """Put back what a return shows to be missing, for as long as the connection stands."""

@@ -116,6 +116,44 @@ async def test_when_neither_takes_it_the_sender_is_told_to_come_back(tmp_path: P
         assert (await post(receiver, b"[1]")).status == 200
 
 
+async def test_a_queue_that_is_too_long_fills_the_spool_and_then_refuses(tmp_path: Path) -> None:
+    broker = FakeBroker()
+    config = settings(tmp_path, queue_max_events=10, spool_max_bytes=1_000_000)
+    batch = b"[" + b",".join([b"1" * 1_000] * 50) + b"]"
+    async with running(config, broker) as receiver:
+        assert (await post(receiver, batch)).status == 200
+        broker.waiting, taken = 10, len(broker.confirmed)
+        statuses = [(await post(receiver, batch)).status for _ in range(60)]
+        assert (statuses[0], statuses[-1]) == (200, 503)
+        assert statuses == sorted(statuses)
+        assert len(broker.confirmed) == taken
+        assert not receiver.outlet.circuit_open
+        broker.waiting = 9
+        await until(lambda: not receiver.spool.totals.batches)
+        assert (await post(receiver, batch)).status == 200
+    assert len(broker.confirmed) == 50 * (2 + statuses.count(200))
+
+
+async def test_it_is_not_ready_while_neither_queue_nor_spool_has_room(tmp_path: Path) -> None:
+    broker = FakeBroker()
+    config = settings(tmp_path, queue_max_events=10, spool_min_free_bytes=1 << 60)
+    async with running(config, broker) as receiver:
+        assert receiver.checks["broker or spool"]() is None
+        broker.waiting = 10
+        fault = receiver.checks["broker or spool"]()
+        assert fault == "the queue is too long, and too little disk is free"
+
+
+async def test_the_length_of_the_real_queue_is_seen(tmp_path: Path, broker_url: str) -> None:
+    config = settings(tmp_path, broker=broker_url, queue_max_events=3)
+    async with running(config) as receiver:
+        await until(lambda: receiver.outlet.connected)
+        assert (await post(receiver, b"[1,2,3]")).status == 200
+        await until(lambda: not receiver.outlet.takes)
+        assert (await post(receiver, b"[4]")).status == 200
+        assert receiver.spool.totals.events == 1
+
+
 async def test_a_batch_that_half_arrived_is_sent_whole_again(tmp_path: Path) -> None:
     broker = FakeBroker()
     broker.fault = UnroutableError("returned")

@@ -29,6 +29,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.connected = True
+        self.waiting = 0
         self.fault: CorreioError | None = None
         self.frozen = False
         self.attempts = 0
