@@ -14,6 +14,8 @@ const VIEWS = {
 
 // ---- figures and charts
 
+const tenths = (value) => (value === null ? null : Math.round(value * 10) / 10);
+
 function rate(one, before) {
   if (!before || one.events === null || before.events === null || one.at === before.at) return null;
   return Math.max(0, (one.events - before.events) * 1000 / (one.at - before.at));
@@ -27,8 +29,20 @@ const CHARTS = [
   ["Oldest message waiting (s)", ["correio.events", "correio.dead"],
     (name) => (point) => point.oldest[name] ?? null],
   ["Spool (events)", ["spool"], () => (point) => point.spool],
+  ["Deliveries that want somebody", ["exhausted", "held", "retrying"],
+    (name) => (point) => (point.deliveries ? point.deliveries[name] ?? 0 : null)],
 ];
+// Lines differ by more than their colour, and the legend says so.
 const DASHES = [[], [6, 3], [2, 3]];
+const DASHED = ["", " (dashed)", " (dotted)"];
+
+const DAY = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const time = (seconds, more) => new Date(seconds * 1000).toLocaleTimeString([], { ...DAY, ...more });
+const times = (plot, seconds) => {
+  const close = plot.scales.x.max - plot.scales.x.min < 600;
+  return seconds.map((one) => time(one, close ? { second: "2-digit" } : {}));
+};
+const shown = (_, value) => (value === null || value === undefined ? "–" : String(tenths(value)));
 
 function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
@@ -37,11 +51,13 @@ function charts() {
     const box = h("div", { class: "chart" }, h("h3", {}, title));
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 } };
     const plot = new uPlot({
-      width: 320, height: 170, axes: [axis, axis],
+      width: 320, height: 170, axes: [{ ...axis, values: times, space: 70 }, axis],
       scales: { y: { range: (_, low, high) => [0, Math.max(1, high)] } },
-      series: [{}, ...series.map((label, i) => ({
-        label, width: 2, dash: DASHES[i], stroke: colour(["--blue", "--amber", "--red"][i]),
-      }))],
+      series: [{ label: "at", value: (_, at) => (at ? time(at, { second: "2-digit" }) : "–") },
+        ...series.map((label, i) => ({
+          label: label + DASHED[i], value: shown, width: 2, dash: DASHES[i],
+          stroke: colour(["--blue", "--amber", "--red"][i]),
+        }))],
     }, [[], ...series.map(() => [])], box);
     const readers = series.map(read);
     return { box, plot, draw() {
@@ -49,6 +65,7 @@ function charts() {
       const points = past.points;
       plot.setData([points.map((one) => one.at / 1000),
         ...readers.map((value) => points.map((one, i) => value(one, points[i - 1])))]);
+      if (points.length && (plot.cursor.left ?? -1) < 0) plot.setLegend({ idx: points.length - 1 });
     } };
   });
   return {
@@ -67,8 +84,6 @@ function stuckList(found) {
       one.view ? [" or ", h("a", { href: `#${one.view}` }, `see ${one.view}`)] : null))));
 }
 
-const tenths = (value) => (value === null ? null : Math.round(value * 10) / 10);
-
 function figures(status) {
   const counts = (title, from) => h("section", {}, h("h2", {}, title),
     from ? table(title, ["", "count"], Object.entries(from)) : h("p", { class: "bad" }, "Cannot be read."));
@@ -77,7 +92,8 @@ function figures(status) {
     table("Queues", ["queue", "ready", "unacknowledged", "consumers", "oldest (s)"],
       status.queues.map((q) => [q.name, q.ready, q.unacknowledged, q.consumers, tenths(q.oldestAgeSeconds)])),
     h("div", { class: "charts" }, counts("Events", status.events), counts("Quarantine", status.quarantine),
-      counts("Deliveries", status.deliveries), counts("Spool", status.spool)),
+      counts("Deliveries", status.deliveries), counts("Spool", status.spool && { events: status.spool.events,
+        bytes: status.spool.bytes, "oldest (s)": tenths(status.spool.oldestAgeSeconds) })),
   ];
 }
 
@@ -201,7 +217,7 @@ async function quarantine() {
         one.receivedAt, one.reason, one.detail, one.source, one.seen, one.status,
         [button("Body", async () => {
           const entry = await call(`quarantine/${one.id}`);
-          await ask(`Entry ${one.id}`, h("pre", {}, entry.body), "Close");
+          await ask(`Entry ${one.id}`, h("pre", {}, entry.body), "Close", null);
         }), " ", one.status === "open" ? button("Replay", replay({ ids: [one.id] }, "Replay this entry")) : null]])));
   }
   main.replaceChildren(h("h2", {}, "Quarantine"), form, progress, list);

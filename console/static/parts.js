@@ -71,7 +71,7 @@ export function query(form) {
 export function say(text) { document.getElementById("said").textContent = text; }
 
 // Ask before something is changed; resolves to true only for the button that does it.
-export function ask(title, body, verb) {
+export function ask(title, body, verb, instead = "Leave it") {
   const dialog = document.getElementById("ask");
   document.getElementById("ask-title").textContent = title;
   document.getElementById("ask-body").replaceChildren(h("p", {}, body));
@@ -79,7 +79,7 @@ export function ask(title, body, verb) {
     const end = (answer) => { dialog.close(); resolve(answer); };
     document.getElementById("ask-buttons").replaceChildren(
       h("button", { type: "button", class: "main", onclick: () => end(true) }, verb),
-      h("button", { type: "button", onclick: () => end(false) }, "Leave it"));
+      instead ? h("button", { type: "button", onclick: () => end(false) }, instead) : "");
     dialog.oncancel = () => resolve(false);
     dialog.showModal();
   });

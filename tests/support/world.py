@@ -211,7 +211,8 @@ class World:
             }],
         }  # fmt: skip
         for name, fields in more.items():
-            sections[name] = {**sections.get(name, {}), **fields}
+            tables = isinstance(fields, list)
+            sections[name] = fields if tables else {**sections.get(name, {}), **fields}
         self.config = write_config(folder, **sections)
         self.page = f"http://127.0.0.1:{more.get('console', {}).get('port', 0)}"
         self._stack = contextlib.ExitStack()
