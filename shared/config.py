@@ -123,7 +123,7 @@ class EventsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     linger: Seconds = 0.005
     future_tolerance: PositiveSeconds = 86_400.0
     quiet_period: PositiveSeconds = 900.0
-    pause_max: PositiveSeconds = 5.0
+    pause_max: PositiveSeconds = 2.0
 
 
 class CallbacksConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,21 +1,24 @@
 """Every row of the catalogue, done for real: SQLite and PostgreSQL, each in one running world."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import results
 from tests.chaos.catalogue import STORES, Row
-from tests.chaos.play import play
+from tests.chaos.play import Times, play
 from tests.chaos.rows import REAL
 from tests.chaos.stage import Stage
 
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.timeout(300),
-    pytest.mark.asyncio(loop_scope="module"),
 ]
+
+LIMIT = 200.0
+"""Seconds for one row."""
 
 CASES = [
     pytest.param(store, row, id=f"{row.name}-{store}", marks=pytest.mark.xdist_group(store))
@@ -56,19 +59,32 @@ class Stages:
 
 
 @pytest.fixture(scope="module")
-async def stages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stages]:
+def runner() -> Iterator[asyncio.Runner]:
+    """One event loop for all the rows: the world's proxies and its endpoint live on it."""
+    with asyncio.Runner() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stages(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
     made = Stages(tmp_path_factory.mktemp("chaos"))
     yield made
-    await made.close()
+    runner.run(made.close())
 
 
-@pytest.mark.parametrize(("store", "row"), CASES)
-async def test_row(stages: Stages, store: str, row: Row) -> None:
+async def played(stages: Stages, store: str, row: Row) -> Times:
+    """A row on the world of its store, which is given up if anything is wrong afterwards."""
     stage = await stages.of(store)
     try:
-        times = await play(stage, row)
+        async with asyncio.timeout(LIMIT):
+            return await play(stage, row)
     except BaseException:
         results.note(row.name, "violated", store=store)
         await stages.drop(store)
         raise
+
+
+@pytest.mark.parametrize(("store", "row"), CASES)
+def test_row(runner: asyncio.Runner, stages: Stages, store: str, row: Row) -> None:
+    times = runner.run(played(stages, store, row))
     results.note(row.name, "holds", store=store, recovered=times.recovered, drained=times.drained)

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from shared.store.mapping import SELECT_DELIVERIES, delivery, sealed_answer
 from shared.store.postgres.columns import columns
-from shared.store.postgres.parts import Connection, PostgresPart, execute, insert_all, rows
+from shared.store.postgres.link import Connection
+from shared.store.postgres.parts import PostgresPart, execute, insert_all, rows
 from shared.store.rows import (
     AttemptRecord,
     Delivery,

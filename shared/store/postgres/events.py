@@ -23,8 +23,8 @@ from shared.store.mapping import (
     transition_values,
 )
 from shared.store.postgres.columns import Blobs, Texts
+from shared.store.postgres.link import Connection
 from shared.store.postgres.parts import (
-    Connection,
     PostgresPart,
     execute,
     insert,

@@ -1,10 +1,9 @@
 """Migrations on PostgreSQL, one process at a time by an advisory lock."""
 
-import psycopg
-
 from shared.clock import SystemClock
+from shared.store.postgres.link import Connection
 from shared.store.postgres.partitions import LOCK, make_parts
-from shared.store.postgres.parts import Connection, connection_values, execute, rows, translated
+from shared.store.postgres.parts import connection_values, execute, rows, translated
 from shared.store.schema import Applied, Migration, load_migrations, missing
 from shared.store.seals import INDEX_KEY
 
@@ -44,7 +43,7 @@ async def migrate(url: str) -> list[str]:
     """
     known = load_migrations("postgres")
     with translated():
-        connection = await psycopg.AsyncConnection.connect(
+        connection = await Connection.connect(
             **connection_values(url, connect_timeout=_CONNECT_TIMEOUT)
         )
         async with connection:

@@ -13,7 +13,8 @@ from msgspec import Struct
 from psycopg import errors
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from shared.store.postgres.parts import Connection, execute, rows
+from shared.store.postgres.link import Connection
+from shared.store.postgres.parts import execute, rows
 from shared.store.retention import DAY, Kind
 
 AHEAD = 7

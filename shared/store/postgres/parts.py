@@ -12,9 +12,8 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from shared.errors import StoreConflictError, StoreUnavailableError
 from shared.store.postgres.columns import columns
+from shared.store.postgres.link import LONG, Connection
 from shared.store.seals import Sealing
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 _CONFLICT = (
     errors.DeadlockDetected,
@@ -119,26 +118,38 @@ class PostgresPart:
     _beginning: str
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, *, lasting: bool = True) -> AsyncIterator[Connection]:
+    async def _transaction(
+        self, *, lasting: bool = True, long: bool = False
+    ) -> AsyncIterator[Connection]:
         """A connection in a transaction that commits at the end of the block.
+
+        In a `long` one statements may take their time.
 
         One that is not `lasting` need not be on disk when this returns: a crash of the server may
         undo it. It is so with leases and wake times, without which work is done twice and never
         lost.
         """
         with translated():
-            async with self._pool.connection() as connection:
+            async with self._connection(long=long) as connection:
                 await execute(connection, self._beginning + ("" if lasting else _UNSYNCED))
                 yield connection
 
-    async def _rows(self, query: str, values: Sequence[Any] = ()) -> list[TupleRow]:
+    @contextlib.asynccontextmanager
+    async def _connection(self, *, long: bool = False) -> AsyncIterator[Connection]:
+        async with self._pool.connection() as connection:
+            with connection.patient(LONG) if long else contextlib.nullcontext():
+                yield connection
+
+    async def _rows(
+        self, query: str, values: Sequence[Any] = (), *, long: bool = False
+    ) -> list[TupleRow]:
         """A query in no transaction, for which the planner is free to choose its way."""
         with translated():
-            async with self._pool.connection() as connection:
+            async with self._connection(long=long) as connection:
                 return await rows(connection, query, values)
 
-    async def _change(self, query: str, values: Sequence[Any] = ()) -> int:
-        async with self._transaction() as connection:
+    async def _change(self, query: str, values: Sequence[Any] = (), *, long: bool = False) -> int:
+        async with self._transaction(long=long) as connection:
             return (await execute(connection, query, values)).rowcount
 
 

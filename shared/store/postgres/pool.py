@@ -1,12 +1,12 @@
 """A pool of connections that says why it has none to give."""
 
+import asyncio
 from typing import Any, Self
 
 import psycopg
-from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from shared.store.postgres.parts import Connection
+from shared.store.postgres.link import Connection
 
 _LONGEST = 300
 
@@ -18,11 +18,13 @@ class Pool(AsyncConnectionPool[Connection]):
     certificate that does not fit and a server that is down all look the same to the caller.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, patience: float, **options: Any) -> None:
+        """`patience`: seconds in which the server must answer anything, unless said otherwise."""
         self.fault = ""
+        self._draining: asyncio.Task[None] | None = None
         told = self
 
-        class Telling(psycopg.AsyncConnection[TupleRow]):
+        class Telling(Connection):
             @classmethod
             async def connect(cls, *where: Any, **how: Any) -> Self:
                 try:
@@ -31,9 +33,18 @@ class Pool(AsyncConnectionPool[Connection]):
                     told.fault = _words(error)
                     raise
                 told.fault = ""
+                made.patience = patience
                 return made
 
+            def gave_up(self) -> None:
+                told.drain_soon()
+
         super().__init__(connection_class=Telling, **options)
+
+    def drain_soon(self) -> None:
+        """Replace every connection: what has silenced one has silenced the others too."""
+        if self._draining is None or self._draining.done():
+            self._draining = asyncio.ensure_future(self.drain())
 
     async def getconn(self, timeout: float | None = None) -> Connection:  # noqa: ASYNC109 - the library's
         """See `AsyncConnectionPool.getconn`."""

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from shared.errors import StoreConflictError
 from shared.store.postgres.columns import Numbers, Texts
+from shared.store.postgres.link import Connection
 from shared.store.postgres.partitions import CUTS, drop_part, make_parts, parts
-from shared.store.postgres.parts import Connection, PostgresPart, execute, rows, translated
+from shared.store.postgres.parts import PostgresPart, execute, rows, translated
 from shared.store.retention import (
     DAY,
     OWNED,
@@ -50,13 +51,13 @@ class PostgresRetention(PostgresPart):
     async def make_room(self, *, now: int) -> None:
         """See `shared.store.port.RetentionStore`."""
         with translated():
-            async with self._pool.connection() as connection:
+            async with self._connection(long=True) as connection:
                 await make_parts(connection, now=now)
 
     async def forget(self, kind: Kind, *, before: int, after: str | int | None, limit: int) -> Step:
         """See `shared.store.port.RetentionStore`: drops a day, or thins out the default part."""
         with translated():
-            async with self._pool.connection() as connection:
+            async with self._connection(long=True) as connection:
                 for part in await parts(connection, kind):
                     if part.end <= before:
                         began = time.perf_counter()
@@ -68,6 +69,7 @@ class PostgresRetention(PostgresPart):
             f"DELETE FROM {kind}_default WHERE ({key}) IN (SELECT {key} FROM {kind}_default "  # noqa: S608 - names of our own
             f"WHERE {column} < %s ORDER BY {key} LIMIT %s)",
             (before, limit),
+            long=True,
         )
         seconds = time.perf_counter() - began
         return Step({kind.value: count}, seconds, after or 0 if count == limit else None)
@@ -75,7 +77,7 @@ class PostgresRetention(PostgresPart):
     async def ended(self, limits: Limits, *, links: bool, after: int, limit: int) -> Page:
         """See `shared.store.port.RetentionStore`."""
         query = page_query(links=links).replace("?", "%s")
-        async with self._transaction() as connection:
+        async with self._transaction(long=True) as connection:
             found = await rows(connection, query, (*ended_values(limits), after, limit))
         return Page([one for one, goes in found if goes], found[-1][0] if found else None)
 
@@ -87,7 +89,7 @@ class PostgresRetention(PostgresPart):
             "ORDER BY a.id FOR UPDATE OF a SKIP LOCKED"
         )
         began = time.perf_counter()
-        async with self._transaction() as connection:
+        async with self._transaction(long=True) as connection:
             found = await rows(connection, query, (*ended_values(limits), Numbers(ids)))
             going = Numbers(one for (one,) in found)
             removed = await _purge(connection, going, limits) if going else {}

@@ -10,9 +10,9 @@ from shared.store.port import Statement
 from shared.store.postgres.columns import register
 from shared.store.postgres.deliveries import PostgresDeliveries
 from shared.store.postgres.events import PostgresEvents
+from shared.store.postgres.link import PATIENCE, Connection
 from shared.store.postgres.migrate import applied, index_key
 from shared.store.postgres.parts import (
-    Connection,
     beginning,
     connection_values,
     execute,
@@ -41,6 +41,7 @@ class PostgresStore(PostgresEvents, PostgresDeliveries, PostgresRetention, Postg
             open=False,
             configure=_configure,
             check=Pool.check_connection,
+            patience=config.busy_timeout + PATIENCE,
             kwargs=connection_values(
                 postgres_url(config.url), connect_timeout=config.connect_timeout
             ),
@@ -68,11 +69,11 @@ class PostgresStore(PostgresEvents, PostgresDeliveries, PostgresRetention, Postg
 
     async def fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """See `shared.store.port.SqlStore`."""
-        return await self._rows(marks(query), values)
+        return await self._rows(marks(query), values, long=True)
 
     async def change(self, statements: Sequence[Statement]) -> list[int]:
         """See `shared.store.port.SqlStore`."""
-        async with self._transaction() as connection:
+        async with self._transaction(long=True) as connection:
             return [
                 (await execute(connection, marks(query), values)).rowcount
                 for query, values in statements
