@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench
 
-.PHONY: help setup demo run test test-browser screenshots test-deep chaos test-rabbitmq4 test-pgbouncer chaos-sim chaos-mutants bench bench-short lint format check-bare clean
+.PHONY: help setup demo run test test-browser screenshots test-deep chaos chaos-soak chaos-times test-rabbitmq4 test-pgbouncer chaos-sim chaos-mutants bench bench-short lint format check-bare clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,17 @@ chaos: $(STAMP) ## Do every fault of tests/chaos/README.md, on both stores and t
 	@$(BIN)/python -m deploy.local prepare
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m chaos tests/chaos $(ARGS)
 	$(BIN)/python -m tests.chaos.simulated --seeds $(SEEDS) --jobs 2
+
+chaos-soak: $(STAMP) ## Do faults at random and watch memory and files; MINUTES=60 SEED= STORE=postgres
+	@$(BIN)/python -m deploy.local prepare
+	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),60) \
+		$(if $(SEED),--seed $(SEED)) --store $(or $(STORE),postgres) $(ARGS)
+
+chaos-times: $(STAMP) ## Do every fault five times on each store; writes the times into the table (30 min)
+	@$(BIN)/python -m deploy.local prepare
+	for _ in 1 2 3 4 5; do CHAOS_RESULTS=tests/chaos/results.json \
+		$(BIN)/python -m pytest -n 2 --dist loadgroup -m chaos tests/chaos $(ARGS) || exit 1; done
+	$(BIN)/python -m tests.chaos.table
 
 test-rabbitmq4: $(STAMP) ## Run the tests against RabbitMQ 4 (as root, with debootstrap; 370 MB)
 	CORREIO_RABBITMQ_SCRIPTS=$$(tests/support/rabbitmq4.sh /tmp/correio-rabbitmq4) \

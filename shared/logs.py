@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from shared.config import LogConfig
+from shared.sparing import Sparing
 
 WITHHELD = "[withheld]"
 
@@ -31,6 +32,7 @@ ALLOWED_FIELDS: frozenset[str] = frozenset({
     "state", "unreadable", "applied", "duplicate", "divergent", "stale", "recorded", "quarantined",
     "erased",
     "next_in", "port", "host", "path", "error", "error_type", "signal", "remedy", "limit",
+    "repeated",
 })  # fmt: skip
 
 _FOREIGN = ("aiormq", "aio_pika", "aiohttp", "asyncio", "psycopg", "psycopg.pool", "opentelemetry")
@@ -50,6 +52,7 @@ def configure_logs(config: LogConfig, *, role: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _name_error,
+            Sparing(),
             _withhold,
             renderer,
         ],

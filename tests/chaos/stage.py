@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
+import aiohttp
+
 from deploy.local.postgres import Postgres
 from deploy.local.provide import private_node
 from deploy.local.rabbitmq import Node, free_port
@@ -136,6 +138,18 @@ class Stage:
             endpoint_url=endpoint.url_at(HOST, self.endpoint_link.port),
         )
 
+    async def elder(self, role: str, *, name: str) -> None:
+        """Start one more process of a role, which no row kills; it is ready afterwards."""
+        part = self.world.add(role, name=name)
+        if role == "receiver":
+            part.kill()
+            port = free_port()
+            part.env = part.env | {"CORREIO_RECEIVER__PORT": str(port)}
+            door = await self._proxy(port)
+            self.world.source.also(Listener(door.port))
+            part.start()
+        await part.until_ready()
+
     # The source ------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
@@ -249,6 +263,18 @@ class Stage:
             )
 
         await self.until(found)
+
+    async def paused(self, *roles: str) -> None:
+        """Return once these workers have paused for the store."""
+        async with asyncio.timeout(BITES), aiohttp.ClientSession() as http:
+            for role in roles:
+                page = f"http://127.0.0.1:{self.world.parts[role].port}/metrics"
+                wanted = f"correio_{role}_paused 1.0"
+                while True:
+                    async with http.get(page) as answer:
+                        if wanted in await answer.text():
+                            break
+                    await asyncio.sleep(0.02)
 
     async def calls(self, count: int = 1) -> None:
         """Return once the endpoint was called that many times more."""

@@ -7,7 +7,19 @@ set -eu
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 root=$folder/root
-mirror=${MIRROR:-http://deb.debian.org/debian}
+
+# The Debian mirror that this machine itself installs from, unless MIRROR names another.
+sources() {
+    cat /etc/apt/sources.list.d/*.sources 2>/dev/null |
+        awk '$1 == "URIs:" { print $2 }'
+    cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
+        sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p'
+}
+mirror=${MIRROR:-$(sources | grep '/debian/*$' | head -n 1)}
+if [ -z "$mirror" ]; then
+    echo "no Debian mirror in /etc/apt; name one in MIRROR" >&2
+    exit 1
+fi
 
 if [ ! -x "$root/usr/lib/rabbitmq/bin/rabbitmq-server" ]; then
     rm -rf "$root"

@@ -57,6 +57,7 @@ class Source:
         self.seconds: list[float] = []
         self.refused: set[int] = set()
         self.repeats = 0
+        self._known = receivers
         self._receivers = itertools.cycle(receivers)
         self._patience = patience
         self._name = name
@@ -77,6 +78,11 @@ class Source:
                 await self.deliver(self.batch(size))
         finally:
             await self.hang_up()
+
+    def also(self, receiver: Listener) -> None:
+        """Send to one more receiver from now on."""
+        self._known = (*self._known, receiver)
+        self._receivers = itertools.cycle(self._known)
 
     async def deliver(self, batch: list[dict[str, Any]]) -> None:
         """Send a batch again and again until it gets its 200."""

@@ -38,8 +38,7 @@ TERMINATE = (
 
 async def away(stage: Stage) -> None:
     """Return once both workers have noticed."""
-    await stage.says("events", "store.unavailable")
-    await stage.ready("callbacks", ready=False)
+    await stage.paused("events", "callbacks")
 
 
 @CHAPTER.row(
@@ -217,7 +216,7 @@ async def read_only(stage: Stage) -> AsyncIterator[None]:
 async def locked(stage: Stage) -> AsyncIterator[None]:
     async with await psycopg.AsyncConnection.connect(server(stage).url) as other:
         await other.execute("LOCK TABLE events, deliveries IN ACCESS EXCLUSIVE MODE")
-        await stage.says("events", "store.unavailable")
+        await stage.paused("events")
         yield
         await other.rollback()
 
@@ -262,7 +261,7 @@ async def refuses_connections(stage: Stage) -> AsyncIterator[None]:
 )
 async def disk_full(stage: Stage) -> AsyncIterator[None]:
     with stage.store_disk.full():
-        await stage.says("events", "store.unavailable")
+        await stage.paused("events")
         yield
     if not server(stage).running:
         await asyncio.to_thread(server(stage).start)

@@ -25,7 +25,7 @@ async def locked(stage: Stage) -> AsyncIterator[None]:
     other.set_busy_timeout(10_000)
     await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
     try:
-        await stage.says("events", "store.unavailable")
+        await stage.paused("events")
         yield
     finally:
         other.execute("ROLLBACK")
@@ -40,7 +40,7 @@ async def locked(stage: Stage) -> AsyncIterator[None]:
 )
 async def disk_full(stage: Stage) -> AsyncIterator[None]:
     with stage.store_disk.full():
-        await stage.says("events", "store.unavailable")
+        await stage.paused("events")
         yield
 
 
