@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def note(name: str, result: str, *, store: str = "", **figures: float) -> None:
     if not named:
         return
     file = Path(named)
-    with file.with_suffix(".lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / "correio-chaos-results.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = read(file)
         row = known.setdefault(name, {})

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from shared.broker import topology
 from shared.broker.depth import depths
+from shared.broker.publisher import Outgoing
 from shared.store.rows import DeliveryState, EndpointStatus
 from tests.support.callbacks import Bench, bench, endpoint_config
 from tests.support.deliveries import attempts, rows, seed, until, until_async
@@ -215,6 +217,18 @@ async def test_messages_that_stand_for_nothing_are_put_away(ready: Bench) -> Non
             for _ in range(2):
                 await service._intake.sort(["no such id", one, "\ufffd", ""])
         assert len(endpoint.calls) == 1
+
+
+async def test_foreign_messages_stop_no_worker(ready: Bench) -> None:
+    """One with a NUL in it, which PostgreSQL takes for no text, ended the worker for good."""
+    bodies = (b"\x00\xff", b"", b"x" * 100_000, b"no-such-id", "ü".encode())
+    async with serving(Endpoint()) as endpoint, ready.worker() as service:
+        await until(lambda: service._publisher.connected)
+        foreign = [Outgoing(body, topology.CALLBACKS, topology.CALLBACKS) for body in bodies]
+        await service._publisher.publish(foreign)
+        await until(lambda: measured("messages_total", result="foreign") >= 4)
+        assert endpoint.calls == []
+        assert service._consumer.consuming
 
 
 async def test_a_delivery_cancelled_meanwhile_is_not_attempted(ready: Bench) -> None:

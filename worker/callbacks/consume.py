@@ -6,6 +6,7 @@ acknowledged is safe all the same: its wake time stands in the store.
 
 import asyncio
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -24,6 +25,11 @@ log = get_logger(__name__)
 
 LINGER: Final = 0.002
 """Seconds for which a batch waits for company."""
+
+ID: Final = re.compile(rb"[0-9A-Za-z-]+")
+
+ID_MAX: Final = 64
+"""Bytes of a delivery id at the most; ours have 36."""
 
 OPEN_STATES: Final = (DeliveryState.PENDING, DeliveryState.RETRYING)
 
@@ -67,7 +73,8 @@ class Intake:
             )
             if batch is None:
                 return
-            ids = [one.body.decode("ascii", "replace") for one in batch.messages]
+            ids = [one for message in batch.messages if (one := id_in(message.body)) is not None]
+            metrics.MESSAGES.labels("foreign").inc(len(batch.messages) - len(ids))
             if await self._sorted(ids, stop):
                 await batch.ack()
 
@@ -127,6 +134,14 @@ class Intake:
         if early:
             await delay(self._means, {one.id: one.due_at for one in early})
         self._work.set()
+
+
+def id_in(body: bytes) -> str | None:
+    """The delivery id that a message consists of; None if it cannot be one of ours.
+
+    The store is not asked for just anything: PostgreSQL, for one, takes no text with a NUL in it.
+    """
+    return body.decode() if len(body) <= ID_MAX and ID.fullmatch(body) else None
 
 
 def _is_wanted(delivery: Delivery, now: int) -> bool:
