@@ -313,6 +313,8 @@ class Eraser:
                     ),
                 )
             ])  # fmt: skip
+        if len(fresh) < len(jobs):
+            await self._store.wipe_notes()
 
 
 async def _is_left(transaction: EventTransaction, current: Aggregate) -> bool:

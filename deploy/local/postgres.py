@@ -59,6 +59,11 @@ class Postgres:
         return self._binary("postgres").parent
 
     @property
+    def data(self) -> Path:
+        """The folder of the cluster."""
+        return self._data
+
+    @property
     def url(self) -> str:
         """URL of the maintenance database."""
         return self.url_of("postgres")

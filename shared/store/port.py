@@ -99,6 +99,10 @@ class TraceStore(Protocol):
         """
         ...
 
+    async def wipe_notes(self) -> None:
+        """The same for what the table of erasures itself held while they were under way."""
+        ...
+
     async def wipe_all(self) -> None:
         """The same for everything that was ever deleted or changed of keys."""
         ...

@@ -15,6 +15,15 @@ WHERE satisfies_hash_partition('data_keys'::regclass, %s, part, id) ORDER BY par
 """
 
 
+NOTES_MAX = 64 * 1_048_576
+"""Bytes of the table of erasures up to which it is written anew."""
+
+_SMALL_AND_OWN = """
+SELECT pg_relation_size(oid) <= %s AND pg_get_userbyid(relowner) = current_user
+FROM pg_class WHERE oid = 'erasures'::regclass
+"""
+
+
 class PostgresTraces(PostgresPart):
     """`shared.store.port.TraceStore` on PostgreSQL."""
 
@@ -53,6 +62,14 @@ class PostgresTraces(PostgresPart):
                 except errors.InsufficientPrivilege:
                     return {"store": "keys and tokens were written anew; no right to a checkpoint"}
         return {"store": "keys and tokens were written anew, and a checkpoint was made"}
+
+    async def wipe_notes(self) -> None:
+        """See `shared.store.port.TraceStore`; a large table is left to the autovacuum."""
+        with translated():
+            async with self._pool.connection() as connection:
+                small = await rows(connection, _SMALL_AND_OWN, (NOTES_MAX,))
+                if small == [(True,)]:
+                    await execute(connection, "VACUUM (FULL) erasures")
 
     async def wipe_all(self) -> None:
         """See `shared.store.port.TraceStore`."""
