@@ -1,13 +1,15 @@
 """``correio keys``: which keys wrap the data keys, and wrapping them anew by the first one."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from console.context import NO, Context, json_option, pass_context, run
-from shared.rewrap import count_by_key, rewrap
+from shared.rewrap import ORPHANED_ENTRIES, ORPHANS, count_by_key, rewrap
 from shared.sealing import UNWRAPPED, KeyRing, new_key
+from shared.store.backup import restore_keys, save_keys
 
 
 @click.group()
@@ -74,4 +76,44 @@ def rewrap_(context: Context, as_json: bool) -> None:  # noqa: FBT001 - as above
     count = run(work())
     context.show(
         {"rewrapped": count}, as_json=as_json, human=lambda: click.echo(f"rewrapped: {count}")
+    )
+
+
+@keys.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@pass_context
+def save(context: Context, file: Path, as_json: bool) -> None:  # noqa: FBT001 - as above
+    """Copy the data keys of a SQLite store into FILE; with them an older backup can be read."""
+    run(save_keys(context.config.store.url, file))
+    context.show(
+        {"file": str(file)}, as_json=as_json, human=lambda: click.echo(f"{file}: keep it safe")
+    )
+
+
+@keys.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@pass_context
+def restore(context: Context, file: Path, as_json: bool) -> None:  # noqa: FBT001 - as above
+    """Give a restored SQLite store the data keys of FILE; those it has stay."""
+    count = run(restore_keys(context.config.store.url, file))
+    context.show(
+        {"restored": count}, as_json=as_json, human=lambda: click.echo(f"keys restored: {count}")
+    )
+
+
+@keys.command()
+@json_option
+@pass_context
+def tidy(context: Context, as_json: bool) -> None:  # noqa: FBT001 - as above
+    """Remove data keys of what is not stored: after keys were restored that are newer than the data."""  # noqa: E501 - click shows the first line whole
+
+    async def work() -> int:
+        async with context.store() as store:
+            return sum(await store.change([(ORPHANS, ()), (ORPHANED_ENTRIES, ())]))
+
+    count = run(work())
+    context.show(
+        {"removed": count}, as_json=as_json, human=lambda: click.echo(f"keys removed: {count}")
     )

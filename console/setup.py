@@ -62,7 +62,7 @@ async def _migrate(context: Context, wait: float) -> list[str]:
 @json_option
 @pass_context
 def backup(context: Context, file: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes it
-    """Copy a SQLite store into FILE while everything runs. For PostgreSQL there is pg_dump."""
+    """Copy a SQLite store into FILE, its keys into FILE.keys. For PostgreSQL there is pg_dump."""
     size = run(back_up(context.config.store.url, file))
     context.show(
         {"file": str(file), "bytes": size},

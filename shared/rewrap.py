@@ -15,6 +15,16 @@ STEP = 500
 _TABLES = (("data_keys", "aggregate_id"), ("quarantine_keys", "entry_id"))
 
 
+ORPHANS = (
+    "DELETE FROM data_keys WHERE NOT EXISTS "
+    "(SELECT 1 FROM aggregates a WHERE a.id = data_keys.aggregate_id)"
+)
+ORPHANED_ENTRIES = (
+    "DELETE FROM quarantine_keys WHERE NOT EXISTS "
+    "(SELECT 1 FROM quarantine q WHERE q.id = quarantine_keys.entry_id)"
+)
+
+
 class KeyStore(SqlStore, TraceStore, Protocol):
     """What wrapping anew needs of a store."""
 

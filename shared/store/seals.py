@@ -26,6 +26,8 @@ UNOPENED = Counter(
 INDEX_KEY: Final = "index"
 """Name of the key that makes tax ids searchable, where the store keeps one of its own."""
 
+NO_KEYS: Final = "the store's keys are missing: restore them, see deploy/README.md, Backup"
+
 _REMEMBERED = 500_000
 
 

@@ -1,11 +1,12 @@
 """Migrations on PostgreSQL, one process at a time by an advisory lock."""
 
 from shared.clock import SystemClock
+from shared.errors import SealingKeyError
 from shared.store.postgres.link import Connection
 from shared.store.postgres.partitions import LOCK, make_parts
 from shared.store.postgres.parts import connection_values, execute, rows, translated
 from shared.store.schema import Applied, Migration, load_migrations, missing
-from shared.store.seals import INDEX_KEY
+from shared.store.seals import INDEX_KEY, NO_KEYS
 
 _CONNECT_TIMEOUT = 10.0
 
@@ -30,8 +31,10 @@ async def applied(connection: Connection) -> dict[int, Applied]:
 
 async def index_key(connection: Connection) -> bytes:
     """The key for tax ids that the store made for itself."""
-    ((key,),) = await rows(connection, "SELECT key FROM store_keys WHERE name = %s", (INDEX_KEY,))
-    return bytes(key)
+    query = "SELECT key FROM store_keys WHERE name = %s"
+    for (key,) in await rows(connection, query, (INDEX_KEY,)):
+        return bytes(key)
+    raise SealingKeyError(NO_KEYS)
 
 
 async def migrate(url: str) -> list[str]:

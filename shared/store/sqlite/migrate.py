@@ -2,9 +2,10 @@
 
 import apsw
 
+from shared.errors import SealingKeyError
 from shared.store.database import SqliteDatabase, immediate
 from shared.store.schema import Applied, Migration, load_migrations, missing
-from shared.store.seals import INDEX_KEY
+from shared.store.seals import INDEX_KEY, NO_KEYS
 from shared.store.sqlite.parts import rows
 
 _TABLE = """
@@ -31,8 +32,9 @@ def applied(connection: apsw.Connection) -> dict[int, Applied]:
 
 def index_key(connection: apsw.Connection) -> bytes:
     """The key for tax ids that the store made for itself."""
-    ((key,),) = rows(connection, "SELECT key FROM store_keys WHERE name = ?", (INDEX_KEY,))
-    return bytes(key)
+    for (key,) in rows(connection, "SELECT key FROM store_keys WHERE name = ?", (INDEX_KEY,)):
+        return bytes(key)
+    raise SealingKeyError(NO_KEYS)
 
 
 async def migrate(database: SqliteDatabase) -> list[str]:
