@@ -99,7 +99,10 @@ async def _read(content: StreamReader, *, limit: int, held: Held) -> bytes | Ref
 
 def check_encoding(request: BaseRequest) -> Refusal | None:
     """Refuse an encoding that `decode_body` does not know, and more than one."""
-    if request.headers.get(hdrs.TRANSFER_ENCODING, "chunked").strip().lower() != "chunked":
+    headers = request.headers
+    if hdrs.TRANSFER_ENCODING not in headers and hdrs.CONTENT_ENCODING not in headers:
+        return None
+    if headers.get(hdrs.TRANSFER_ENCODING, "chunked").strip().lower() != "chunked":
         return Refusal(Reason.ENCODING, "Transfer-Encoding must be chunked or absent")
     encodings = _encodings(request)
     if len(encodings) > 1 or any(encoding not in _WINDOW for encoding in encodings):
@@ -109,7 +112,7 @@ def check_encoding(request: BaseRequest) -> Refusal | None:
 
 def decode_body(request: BaseRequest, body: bytes, *, limit: int, held: Held) -> bytes | Refusal:
     """Undo the content encoding, to at most `limit` bytes. `check_encoding` has passed."""
-    encodings = _encodings(request)
+    encodings = _encodings(request) if hdrs.CONTENT_ENCODING in request.headers else []
     if not encodings:
         return body
     if not held.grow(len(body) + limit):

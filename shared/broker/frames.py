@@ -19,8 +19,7 @@ _END: Final = b"\xce"
 _FRAME = struct.Struct("!BHI")  # type, channel, size
 _PUBLISH = struct.Struct("!HHH")  # class basic, method publish, reserved
 _CONTENT = struct.Struct("!HHQH")  # class basic, weight, size of the body, which properties follow
-_TEXT = struct.Struct("!cI")
-_NUMBER = struct.Struct("!cq")
+_NUMBER = struct.Struct("!q")
 _SIZE = struct.Struct("!I")
 _BASIC, _BASIC_PUBLISH = 60, 40
 _PROPERTIES = 1 << 13 | 1 << 12 | 1 << 7  # headers, delivery mode, message id
@@ -97,15 +96,21 @@ def _field(name: str, value: Any) -> bytes:
 @lru_cache(maxsize=_CACHED)
 def _text_field(name: str, value: str) -> bytes:
     text = value.encode()
-    return _short(name) + _TEXT.pack(b"S", len(text)) + text
+    return _named(name, b"S") + _SIZE.pack(len(text)) + text
 
 
 @lru_cache(maxsize=_CACHED)
 def _number_field(name: str, value: int) -> bytes:
     try:
-        return _short(name) + _NUMBER.pack(b"l", value)
+        return _named(name, b"l") + _NUMBER.pack(value)
     except struct.error:
         raise ValueError(f"header {name}: a number of more than 64 bits") from None
+
+
+@lru_cache(maxsize=_CACHED)
+def _named(name: str, kind: bytes) -> bytes:
+    """What a field begins with."""
+    return _short(name) + kind
 
 
 def _short(text: str) -> bytes:
