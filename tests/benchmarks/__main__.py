@@ -15,7 +15,7 @@ import psutil
 import uvloop
 from msgspec import Struct, structs
 
-from tests.benchmarks import calling, growth, ingest, processing, report, sides
+from tests.benchmarks import calling, growth, ingest, processing, report, sides, staying
 from tests.benchmarks.results import Book
 from tests.benchmarks.rig import Rig, rig
 from tests.benchmarks.sides import CORREIO, FASTSTREAM
@@ -38,6 +38,7 @@ class Size(Struct, frozen=True):
     calls: int
     batches: tuple[int, ...]
     stored: int = 10_000_000
+    overload: float = 600.0
 
 
 FULL = Size(rounds=3, seconds=4.0, count=40_000, calls=15_000, batches=(1, 10, 50, 500))
@@ -104,6 +105,17 @@ async def peers_part(rig: Rig, book: Book, size: Size) -> None:
                 await processing.together(rig, book, side, store=store, count=size.count // 8)
 
 
+async def start_part(rig: Rig, book: Book, size: Size) -> None:
+    """How soon each process is ready."""
+    for _ in range(size.rounds):
+        await staying.starting(rig, book)
+
+
+async def overload_part(rig: Rig, book: Book, size: Size) -> None:
+    """Ingest outruns processing."""
+    await staying.overload(rig, book, seconds=size.overload)
+
+
 async def growth_part(rig: Rig, book: Book, size: Size) -> None:
     """Processing on many stored events."""
     for store, most in (("sqlite", 1_000_000), ("postgres", 10_000_000)):
@@ -118,11 +130,13 @@ PARTS: dict[str, Callable[[Rig, Book, Size], Awaitable[None]]] = {
     "processing": processing_part,
     "together": together_part,
     "callbacks": callbacks_part,
+    "start": start_part,
     "peers": peers_part,
     "growth": growth_part,
+    "overload": overload_part,
 }
-USUAL = [name for name in PARTS if name != "growth"]
-"""What is measured if nothing is said: growth alone takes an hour and 30 GB."""
+USUAL = [name for name in PARTS if name not in ("growth", "overload")]
+"""What is measured if nothing is said: growth takes an hour and 30 GB, overload 10 minutes."""
 
 
 async def measure(book: Book, parts: list[str], size: Size) -> None:
@@ -146,6 +160,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="one round, less of everything")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--stored", type=int, default=0, help="events stored at the most")
+    parser.add_argument("--overload", type=float, default=0.0, help="seconds of overload")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="without an ending")
     options = parser.parse_args()
     size = SHORT if options.short else FULL
@@ -153,6 +168,7 @@ def main() -> None:
         size,
         rounds=options.rounds or size.rounds,
         stored=options.stored or size.stored,
+        overload=options.overload or size.overload,
     )
     book = Book(options.out.with_suffix(".json"))
     if options.parts:

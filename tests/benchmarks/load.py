@@ -157,7 +157,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 async def run(options: argparse.Namespace) -> dict[str, object]:
-    made = traffic.events(options.events or DISTINCT, seed=options.seed)
+    made = traffic.events(options.events or options.distinct, seed=options.seed)
     requests = [traffic.request(body) for body in traffic.batches(made, options.batch)]
     load = Load(requests, once=bool(options.events), batch=options.batch)
     connections = await load.connect(options.port, options.connections)
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rate", type=float, default=0.0, help="requests/s; 0: as many as go")
     parser.add_argument("--events", type=int, default=0, help="send so many, each once, then end")
+    parser.add_argument("--distinct", type=int, default=DISTINCT, help="then they come again")
     parser.add_argument("--seed", type=int, default=1)
     print(json.dumps(uvloop.run(run(parser.parse_args()))), flush=True)
 

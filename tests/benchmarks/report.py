@@ -83,7 +83,11 @@ def table(book: Book) -> list[str]:
         memory = ", ".join(
             f"{name} {size / MEGABYTE:.0f} MB" for name, size in one.most_memory().items()
         )
-        latency = ""
+        latency = "; ".join(
+            f"{name}: {one.median_of(name):,.0f}"
+            for name in (one.more[0] if one.more else ())
+            if " " in name or name in ("accepted", "refused", "stored")
+        )
         if one.more and "p99" in one.more[0]:
             latency = f"{one.median_of('p50'):.1f}, {one.median_of('p99'):.1f}"
         value = f"{one.median:,.0f}" if one.median >= 100 else f"{one.median:,.1f}"
