@@ -22,6 +22,8 @@ from shared.errors import (
 )
 from shared.fanout import Subscriptions
 from shared.networks import read_networks
+from shared.rewrap import count_by_key
+from shared.sealing import KeyRing
 from shared.store.locate import sqlite_path
 from shared.store.open import open_store
 from shared.store.queries import Queries
@@ -80,7 +82,7 @@ async def _examine(context: Context) -> list[Finding]:
     except ConfigError as error:
         return [Finding("configuration", ok=False, found=str(error), remedy=_MEND)]
     looks = (
-        _sources, _endpoints, _broker, _store, _spool,
+        _sources, _endpoints, _broker, _store, _sealing, _spool,
     )  # fmt: skip
     findings = [Finding("configuration", ok=True, found="can be read")]
     findings += [await look(config) for look in looks]
@@ -115,6 +117,30 @@ async def _endpoints(config: Config) -> Finding:
     except ConfigError as error:
         return Finding("endpoints", ok=False, found=str(error), remedy=_MEND)
     return Finding("endpoints", ok=True, found=", ".join(one.id for one in config.endpoint))
+
+
+async def _sealing(config: Config) -> Finding:
+    """Without a key the store works, and only theft of the whole store is not guarded against."""
+    ring = KeyRing.read(config.sealing.keys.reveal())
+    if not ring.ids:
+        found = "no key is configured: data keys rest unwrapped"
+        return Finding("sealing", ok=True, found=found, remedy="see deploy/README.md, Keys")
+    store = open_store(config.store, config.sealing)
+    try:
+        await store.start()
+        counts = await count_by_key(store)
+    except CorreioError:  # the finding of the store says why
+        return Finding("sealing", ok=True, found=f"{len(ring.ids)} keys")
+    finally:
+        await store.close()
+    missing = [one for one in counts if one not in ring.ids and one]
+    if missing:
+        remedy = "put them back into sealing.keys, after the first one"
+        found = f"in use but not configured: {', '.join(missing)}"
+        return Finding("sealing", ok=False, found=found, remedy=remedy)
+    old = sum(count for one, count in counts.items() if one != ring.first)
+    said = f"; {old} data keys wait for `correio keys rewrap`" if old else ""
+    return Finding("sealing", ok=True, found=f"{ring.first} wraps{said}")
 
 
 async def _broker(config: Config) -> Finding:

@@ -103,7 +103,7 @@ _UPDATE = "UPDATE erasures SET state = ?, due_at = ?, tokens = ?, receipt = ? WH
 
 BESIDE: Final = {
     "broker": "event messages leave the broker's files once its queues have drained and its log "
-    "has been rolled over: deploy/runbooks.md, Erasure",
+    "has been rolled over: deploy/README.md, Erasure",
     "spool": "a spool file is sealed by a key of its own, destroyed when the file has drained",
     "backups": "a backup of the data is unreadable without the key; keys lie in copies of the "
     "key tables until these are deleted",

@@ -38,6 +38,13 @@ LAG_SECONDS = Histogram(
 )
 SPLITS = Counter("correio_events_batch_splits_total", "Batches split to find a culprit.")
 CONFLICTS = Counter("correio_events_conflicts_total", "Transactions run again after a conflict.")
+ERASURES = Counter("correio_erasures_total", "Looks at erasures under way; each has two.")
+ERASURE_FAILURES = Counter(
+    "correio_erasure_failures_total", "Passes of the eraser that broke off and will be made again."
+)
+UNWRAPPED = Gauge(
+    "correio_sealing_unwrapped", "1 while data keys rest unwrapped, since no key is configured."
+)
 PAUSED = Gauge("correio_events_paused", "1 while consumption is paused for the store.")
 
 RETENTION_REMOVED = Counter(

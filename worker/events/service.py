@@ -17,6 +17,7 @@ from shared.ops import Check
 from shared.store.lease import LeaseLostError
 from shared.store.open import open_store
 from shared.store.port import Store
+from worker.events import metrics
 from worker.events.apply import Applier
 from worker.events.keeper import Keeper
 from worker.events.pipeline import Apply, Pipeline
@@ -125,6 +126,10 @@ class EventsService:
 
     async def _erase(self) -> None:
         """Work off erasures, for ever."""
+        unwrapped = not self._store.sealing.ring.ids
+        metrics.UNWRAPPED.set(int(unwrapped))
+        if unwrapped:
+            log.warning("sealing.unwrapped", remedy="set [sealing] keys: `correio keys new ID`")
         caught_up = False
         while True:
             try:
@@ -132,8 +137,10 @@ class EventsService:
                     await self._eraser.catch_up()
                     caught_up = True
                 if count := await self._eraser.work():
+                    metrics.ERASURES.inc(count)
                     log.info("erasures.worked_off", count=count)
             except (*STORE_AWAY, StoreConflictError, LeaseLostError) as error:
+                metrics.ERASURE_FAILURES.inc()
                 log.warning("erasing.failed", error=str(error), error_type=type(error).__name__)
             await self._clock.sleep(self._config.sealing.erasing_interval)
 
