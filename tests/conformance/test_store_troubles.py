@@ -86,7 +86,7 @@ def sessions_of(url: str, command: str) -> None:
 
 
 async def test_one_who_gives_up_waiting_leaves_nothing_behind(opener: Opener) -> None:
-    holder, waiting = opener(), opener()
+    holder, waiting = opener(), opener(busy_timeout=1.0)
     for one in (holder, waiting):
         await one.start()
     async with holder.transaction() as transaction:
