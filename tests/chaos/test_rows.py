@@ -15,6 +15,9 @@ from tests.chaos.stage import Stage
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.timeout(300),
+    # A connection of the source that is given up while it is being made leaves its socket to the
+    # collector of garbage.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 LIMIT = 200.0

@@ -152,7 +152,6 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self.accepted += 1
         try:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await self._connect(reader, writer)
@@ -165,6 +164,7 @@ class Proxy:
         far_reader, far_writer = await asyncio.open_connection(HOST, self.target)
         pair = _Pair(writer, far_writer)
         self._pairs.add(pair)
+        self.accepted += 1
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(pair, reader, far_writer, Way.UP))
