@@ -42,11 +42,11 @@ def _last(known: dict[str, Any]) -> str:
 
 
 def _figures(by_store: dict[str, list[float]] | None) -> str:
-    """Median and worst over all stores."""
+    """Median and worst over all stores, and of how many times."""
     times = [one for many in (by_store or {}).values() for one in many]
     if not times:
         return ""
-    return f"{statistics.median(times):.1f} / {max(times):.1f}"
+    return f"{statistics.median(times):.1f} / {max(times):.1f} ({len(times)})"
 
 
 def table() -> str:
