@@ -3,6 +3,7 @@
 import shutil
 import sys
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import click
@@ -243,7 +244,7 @@ async def _spool(config: Config) -> Finding:
     if free < wanted:
         remedy = f"free at least {wanted} bytes, or lower receiver.spool_min_free_bytes"
         return Finding("disk", ok=False, found=f"{place}: {free} bytes free", remedy=remedy)
-    damaged = sum(name.startswith("damaged-") for name in _names(folder))
+    damaged = sum(fnmatch(name, "damaged-*.db") for name in _names(folder))
     if damaged:
         remedy = f"look into the damaged files in {folder}, then remove them"
         return Finding("disk", ok=False, found=f"{damaged} damaged spool files", remedy=remedy)

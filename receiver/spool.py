@@ -21,7 +21,7 @@ from receiver.batch import Batch
 from receiver.metrics import Metrics
 from receiver.salvage import Wreck
 from receiver.spool_file import Row, SpoolFile, Stored, Totals, pack
-from receiver.spool_folder import OwnedPath, claim_new, claim_unowned
+from receiver.spool_folder import OwnedPath, claim_damaged, claim_new, claim_unowned
 from shared.clock import Clock
 from shared.errors import SpoolFullError, StoreDamagedError, StoreUnavailableError
 from shared.logs import get_logger
@@ -83,7 +83,7 @@ class Spool:
         self._waiting_bytes = 0
         self._committing: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
-        self._damaged: list[Path] = []
+        self._damaged: list[OwnedPath] = []
         self._salvaging: asyncio.Task[None] | None = None
         self._shunned: dict[Path, float] = {}
         self._filled = asyncio.Event()
@@ -107,7 +107,9 @@ class Spool:
                 opened.owned.release()
             else:
                 opened.owned.remove()
-        self._own, self._adopted = None, []
+        for owned in self._damaged:
+            owned.release()
+        self._own, self._adopted, self._damaged = None, [], []
 
     @property
     def totals(self) -> Totals:
@@ -200,6 +202,8 @@ class Spool:
                     self._own = await self._open(claim_new(self._folder))
                 while len(self._adopted) < ADOPTED_MAX and (owned := self._claim_unowned()):
                     await self._adopt(owned)
+                while damaged := claim_damaged(self._folder):
+                    self._damaged.append(damaged)
             except _FAULTS:
                 log.exception("spool.unavailable")
         self._salvage_soon()
@@ -310,10 +314,12 @@ class Spool:
     def _put_aside(self, owned: OwnedPath, damage: Exception) -> None:
         aside = owned.put_aside(now=self._clock.now())
         self._metrics.spool_damaged.inc()
-        log.error(
-            "spool.damaged", path=aside.name, error_type=type(damage.__cause__ or damage).__name__
-        )
-        self._damaged.append(aside)
+        error_type = type(damage.__cause__ or damage).__name__
+        log.error("spool.damaged", path=aside.path.name, error_type=error_type)
+        if aside.path.exists():
+            self._damaged.append(aside)
+        else:
+            aside.leave()
 
     def _salvage_soon(self) -> None:
         if self._damaged and self._salvaging is None and self._own is not None:
@@ -323,10 +329,12 @@ class Spool:
         """Move what can be read in the damaged files into our own."""
         try:
             while self._damaged and self._own is not None:
-                saved, lost = await self._salvage_file(self._damaged[0])
-                path = self._damaged.pop(0)
+                owned = self._damaged[0]
+                saved, lost = await self._salvage_file(owned.path)
+                self._damaged.remove(owned)
+                owned.leave()
                 self._metrics.spool_lost.inc(lost)
-                log.warning("spool.salvaged", path=path.name, count=saved, unreadable=lost)
+                log.warning("spool.salvaged", path=owned.path.name, count=saved, unreadable=lost)
         except _FAULTS as error:
             log.warning("spool.not_salvaged", error_type=type(error).__name__)
         finally:

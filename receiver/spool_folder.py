@@ -9,6 +9,7 @@ go when the process ends, however it ends. What nobody owns may be adopted.
 | ``spool-<id>.db-key`` | its key, wrapped |
 | ``spool-<id>.lock`` | its lock |
 | ``damaged-<time>-<id>.db`` with ``-wal`` and ``-key`` | a damaged file, put aside for a human |
+| ``damaged-<time>-<id>.lock`` | its lock, there until what can be read has been moved elsewhere |
 """
 
 import datetime as dt
@@ -43,19 +44,26 @@ class OwnedPath:
             path.unlink(missing_ok=True)
         self._unlock()
 
-    def put_aside(self, *, now: int) -> Path:
-        """Rename the damaged file, which must be closed, and give up owning it.
+    def put_aside(self, *, now: int) -> "OwnedPath":
+        """Rename the damaged file, which must be closed; it is owned under its new name.
 
-        `now` in Unix milliseconds becomes part of the name. Returns the new path.
+        `now` in Unix milliseconds becomes part of the name.
         """
         time = dt.datetime.fromtimestamp(now / 1000, tz=dt.UTC)
         name = self.path.name.removeprefix(_PREFIX)
         aside = self.path.with_name(f"{_DAMAGED}{time:%Y%m%dT%H%M%SZ}-{name}")
+        owned = _claim(aside)
+        if owned is None:
+            raise FileExistsError(aside)
         for path in _all_parts(self.path):
             if path.exists():
                 path.rename(aside.with_name(aside.name + path.name.removeprefix(self.path.name)))
         self._unlock()
-        return aside
+        return owned
+
+    def leave(self) -> None:
+        """Give up owning the file for good: nobody needs to look after it any more."""
+        self._unlock()
 
     def _unlock(self) -> None:
         _lock_path(self.path).unlink(missing_ok=True)
@@ -90,6 +98,21 @@ def claim_unowned(folder: Path, *, without: Container[Path] = ()) -> OwnedPath |
             return owned
         if owned is not None:  # its owner removed it just before
             owned.remove()
+    return None
+
+
+def claim_damaged(folder: Path) -> OwnedPath | None:
+    """Own a damaged file of which nobody has moved elsewhere what can be read; None without any.
+
+    Raises:
+        OSError: the folder cannot be read or written.
+    """
+    for lock_path in sorted(folder.glob(f"{_DAMAGED}*.lock")):
+        owned = _claim(lock_path.with_suffix(".db"))
+        if owned is not None and owned.path.exists():
+            return owned
+        if owned is not None:  # its owner ended before it was renamed
+            owned.leave()
     return None
 
 

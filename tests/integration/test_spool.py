@@ -18,6 +18,7 @@ from receiver.batch import Batch
 from receiver.metrics import Metrics
 from receiver.spool import Spool
 from receiver.spool_file import pack
+from receiver.spool_folder import claim_unowned
 from shared.clock import SystemClock
 from shared.errors import SpoolFullError
 from shared.sealing import KeyRing, Sealer, Vault, new_key
@@ -289,6 +290,24 @@ async def test_damage_while_it_runs_costs_no_batch_that_is_being_held(tmp_path: 
         await opened.spool.append(batch(1))
         assert opened.figure("damaged_total") == 1
         assert "batch-1" in await taken(opened.spool)
+
+
+async def test_a_salvage_that_was_broken_off_is_taken_up_by_the_next_process(
+    tmp_path: Path,
+) -> None:
+    await filled(tmp_path, 5)
+    claimed = claim_unowned(tmp_path)
+    assert claimed is not None
+    aside = claimed.put_aside(now=1_700_000_000_000)
+    aside.release()  # as the kernel does when the process ends here
+    async with Opened(tmp_path) as opened:
+        await salvaged(opened.spool)
+        assert await taken(opened.spool) == ids(5)
+    async with Opened(tmp_path) as opened:
+        await salvaged(opened.spool)
+        assert await taken(opened.spool) == []
+    assert len(files(tmp_path, "damaged-*.db")) == 1
+    assert files(tmp_path, "*.lock") == []
 
 
 async def salvaged(spool: Spool) -> None:

@@ -44,9 +44,7 @@ async def drained(world: SimWorld, store: Store) -> list[str]:
 async def _under_way(world: SimWorld, store: Store) -> list[str]:
     """What is not done; looked at in the order in which things move, so that nothing slips by."""
     left = [f"{place.name} is away" for place in world.places if place.life is None]
-    spool = measure_spool(Path(world.config.receiver.spool), now=0)
-    if spool is None or spool.events:
-        left.append(f"the spool: {spool}")
+    left += _spooled(Path(world.config.receiver.spool))
     left += [f"{one.depth} in {one.name}" for one in world.broker.queues.values() if one.depth]
     for query, what in (
         (UNSETTLED, "unsettled requests"),
@@ -57,6 +55,13 @@ async def _under_way(world: SimWorld, store: Store) -> list[str]:
         if count:
             left.append(f"{count} {what}")
     return left
+
+
+def _spooled(folder: Path) -> list[str]:
+    """What the spool holds, and what is still to be saved out of damaged files."""
+    spool = measure_spool(folder, now=0)
+    left = [f"the spool: {spool}"] if spool is None or spool.events else []
+    return left + [f"{path.name} to be salvaged" for path in folder.glob("damaged-*.lock")]
 
 
 async def judge(world: SimWorld, store: Store, url: str) -> list[str]:
