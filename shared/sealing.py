@@ -14,8 +14,7 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -38,6 +37,33 @@ _TOKEN_BYTES = 16
 _CACHED = 100_000
 
 
+class _Nonces:
+    """Random nonces, drawn from the system by the thousand: one by one costs more than sealing."""
+
+    _DRAWN: Final = 1_000 * NONCE_BYTES
+
+    def __init__(self) -> None:
+        self._pool: Iterator[bytes] = iter(())
+        os.register_at_fork(after_in_child=self._forget)
+
+    def next(self) -> bytes:
+        """A nonce that nobody else gets."""
+        for one in self._pool:
+            return one
+        drawn = os.urandom(self._DRAWN)
+        self._pool = iter([
+            drawn[at : at + NONCE_BYTES] for at in range(0, self._DRAWN, NONCE_BYTES)
+        ])  # fmt: skip
+        return next(self._pool)
+
+    def _forget(self) -> None:
+        """A child process must not use the nonces of its parent."""
+        self._pool = iter(())
+
+
+_nonces = _Nonces()
+
+
 class Wrapped(Struct, frozen=True):
     """A data key as it rests: wrapped by the configured key of this id."""
 
@@ -56,7 +82,7 @@ class Box:
 
     def seal(self, text: bytes, about: bytes) -> bytes:
         """Seal `text`; it opens only for the same `about`, which names what it is and whose."""
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = _nonces.next()
         return SEALED + nonce + self._cipher.encrypt(nonce, text, about)
 
     def unseal(self, sealed: bytes, about: bytes) -> bytes:
@@ -143,19 +169,28 @@ class Vault:
 
     def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
-        self._opened = lru_cache(_CACHED)(self._unwrap)
+        self._opened: dict[tuple[bytes, bytes], Box] = {}
 
     def make(self, owner: bytes) -> tuple[Wrapped, Box]:
         """See `Sealer`."""
         box = Box(os.urandom(KEY_BYTES))
-        return self.ring.wrap(box.key, owner), box
+        wrapped = self.ring.wrap(box.key, owner)
+        self._keep((wrapped.key, owner), box)
+        return wrapped, box
 
     def open(self, wrapped: Wrapped, owner: bytes) -> Box:
         """See `Sealer`."""
-        return self._opened(wrapped.by, wrapped.key, owner)
+        place = (wrapped.key, owner)
+        box = self._opened.get(place)
+        if box is None:
+            box = Box(self.ring.unwrap(wrapped, owner))
+            self._keep(place, box)
+        return box
 
-    def _unwrap(self, by: str, key: bytes, owner: bytes) -> Box:
-        return Box(self.ring.unwrap(Wrapped(by, key), owner))
+    def _keep(self, place: tuple[bytes, bytes], box: Box) -> None:
+        if len(self._opened) >= _CACHED:  # the oldest goes
+            self._opened.pop(next(iter(self._opened)), None)
+        self._opened[place] = box
 
 
 def joint(boxes: Sequence[Box]) -> Box:
