@@ -38,6 +38,9 @@ STEP = 0.02
 LEAST, MOST = 20, 5_000
 """Rows, or aggregates, in one step."""
 
+MOST_A_SECOND = 5_000
+"""Rows, or aggregates: what goes faster than that writes so much that others wait for the disk."""
+
 LOOK = 1_000
 """Aggregates looked at in one query."""
 
@@ -236,9 +239,11 @@ class Retention:
     async def _between(self, pace: Pace, removed: Mapping[str, int], seconds: float) -> None:
         """Count a step, rest after it, and keep the lease."""
         self._removed.update(removed)
+        rows = min(pace.size, max(removed.values(), default=0))  # a dropped day is one step
         pace.took(seconds)
         await self._lease.renew()
-        await self._clock.sleep(max(REST, seconds / self._config.share - seconds))
+        share = seconds / self._config.share - seconds
+        await self._clock.sleep(max(REST, share, rows / MOST_A_SECOND))
 
 
 def _days(config: RetentionConfig, kind: Kind) -> float:
