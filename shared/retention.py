@@ -32,9 +32,6 @@ from shared.store.retention import (
 
 TASK = "retention"
 
-STEP = 0.02
-"""Seconds that a step ought to take."""
-
 LEAST, MOST = 20, 5_000
 """Rows, or aggregates, in one step."""
 
@@ -77,16 +74,17 @@ class Due(Struct, frozen=True):
 
 
 class Pace:
-    """How much a step takes at once, so that it takes about `STEP` seconds."""
+    """How much a step takes at once, so that it takes about `step` seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: float) -> None:
+        self._step = step
         self.size = LEAST * 5
 
     def took(self, seconds: float) -> None:
         """Take less next time, or a little more."""
-        if seconds > STEP:
+        if seconds > self._step:
             self.size = max(LEAST, self.size // 2)
-        elif seconds < STEP / 2:
+        elif seconds < self._step / 2:
             self.size = min(MOST, self.size * 5 // 4)
 
 
@@ -98,7 +96,7 @@ class Retention:
         self._config = config
         self._clock = clock
         self._lease = Lease(store, TASK, clock=clock)
-        self._pace = Pace()
+        self._pace = Pace(store.step)
         self._removed: Counter[str] = Counter()
 
     async def run_if_due(self) -> Mapping[str, int] | None:
@@ -189,7 +187,7 @@ class Retention:
         await self._empty("quarantine_keys", ORPHANED_KEYS, ())
 
     async def _forget(self, kind: Kind, before: int) -> None:
-        pace, last, fruitless = Pace(), None, 0
+        pace, last, fruitless = Pace(self._store.step), None, 0
         while fruitless < FRUITLESS:
             step = await self._store.forget(kind, before=before, after=last, limit=pace.size)
             fruitless = 0 if any(step.removed.values()) else fruitless + 1
@@ -227,7 +225,7 @@ class Retention:
             await self._between(pace, step.removed, step.seconds)
 
     async def _empty(self, table: str, delete: str, values: tuple[str | int, ...]) -> None:
-        pace, count = Pace(), 1
+        pace, count = Pace(self._store.step), 1
         while count:
             began = self._clock.monotonic()
             size = pace.size

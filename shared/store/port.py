@@ -177,6 +177,9 @@ class DeliveryStore(Protocol):
 class RetentionStore(Protocol):
     """What keeps age in bounds. Each method is one step that holds writers up for a moment only."""
 
+    step: float
+    """Seconds that a step ought to take."""
+
     async def make_room(self, *, now: int) -> None:
         """Make what the rows of today and of the next days need."""
         ...

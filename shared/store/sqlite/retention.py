@@ -58,6 +58,8 @@ _PARTS = ("attempts", "deliveries", "transitions", "history", "payloads", "event
 class SqliteRetention(SqlitePart):
     """`shared.store.port.RetentionStore` on SQLite."""
 
+    step = 0.02  # in which nobody else can write
+
     async def make_room(self, *, now: int) -> None:
         """See `shared.store.port.RetentionStore`: there is nothing to make."""
 
