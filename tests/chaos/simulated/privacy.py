@@ -84,5 +84,6 @@ def _in_clear(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[tuple[str, bytes]]:
-    """The files of the store, each with all its bytes."""
-    return [(path.name, path.read_bytes()) for path in sorted(folder.glob("store.db*"))]
+    """The files of store and spool, each with all its bytes."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [(path.name, path.read_bytes()) for path in paths]
