@@ -35,6 +35,9 @@ RATE = 15.0
 BATCH = 2
 """Events in each."""
 
+TURN = 20
+"""Batches that one receiver gets before it is another's turn, if there is another."""
+
 BITES = 40.0
 """Seconds within which a fault must show, or it was none."""
 
@@ -174,6 +177,8 @@ class Stage:
             await self._loading.wait()
             self._resting.clear()
             await source.deliver(source.batch(BATCH))
+            if len(source.accepted) % (TURN * BATCH) == 0:
+                await source.hang_up()
             due = max(due + 1 / rate, loop.time() - 1.0)
             await asyncio.sleep(max(0.0, due - loop.time()))
 

@@ -71,9 +71,10 @@ async def torn(stage: Stage) -> AsyncIterator[None]:
 async def foreign_file(stage: Stage) -> AsyncIterator[None]:
     async with stage.broker.only("receiver").cut():
         await stage.spools()
+        known = set(stage.world.spool.glob("damaged-*"))
         name = f"spool-00000000-0000-7000-8000-{os.urandom(6).hex()}.db"
         (stage.world.spool / name).write_bytes(os.urandom(50_000))
-        await stage.says("receiver", "spool.damaged")
+        await stage.until(lambda: set(stage.world.spool.glob("damaged-*")) - known)
         yield
 
 
