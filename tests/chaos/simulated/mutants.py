@@ -13,7 +13,6 @@ from unittest import mock
 from msgspec import structs
 from pamqp.commands import Basic
 
-from receiver import spool_file
 from receiver.drain import Drain
 from receiver.intake import Intake
 from receiver.metrics import Route
@@ -27,6 +26,7 @@ from shared.domain import aggregates
 from shared.eraser import Eraser
 from shared.errors import StoreConflictError, StoreUnavailableError
 from shared.ids import new_id
+from shared.store.database import SqliteDatabase
 from shared.store.rows import Changes
 from shared.store.sqlite import deliveries, events
 from shared.store.sqlite.wipe import SqliteTraces
@@ -72,13 +72,14 @@ def _answer_before_fsync() -> Any:
 
 def _spool_without_sync() -> Any:
     """The spool's commits are in the page cache only."""
-    real = spool_file._prepare
+    real = SqliteDatabase._open
 
-    def prepare(connection: Any) -> Any:
-        connection.pragma("synchronous", "NORMAL")
-        return real(connection)
+    def careless(self: SqliteDatabase, *, create: bool) -> None:
+        real(self, create=create)
+        if self._connection is not None and self.path.name.startswith("spool-"):
+            self._connection.pragma("synchronous", "NORMAL")
 
-    return mock.patch.object(spool_file, "_prepare", prepare)
+    return mock.patch.object(SqliteDatabase, "_open", careless)
 
 
 @contextlib.contextmanager
