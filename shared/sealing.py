@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Struct
 
 from shared.errors import ConfigError, SealBrokenError, SealingKeyError
@@ -37,31 +37,31 @@ _TOKEN_BYTES = 16
 _CACHED = 100_000
 
 
-class _Nonces:
-    """Random nonces, drawn from the system by the thousand: one by one costs more than sealing."""
+class _Random:
+    """Random bytes, drawn from the system by the thousand: one by one costs more than sealing."""
 
-    _DRAWN: Final = 1_000 * NONCE_BYTES
-
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._pool: Iterator[bytes] = iter(())
         os.register_at_fork(after_in_child=self._forget)
 
     def next(self) -> bytes:
-        """A nonce that nobody else gets."""
+        """So many bytes, which nobody else gets."""
         for one in self._pool:
             return one
-        drawn = os.urandom(self._DRAWN)
-        self._pool = iter([
-            drawn[at : at + NONCE_BYTES] for at in range(0, self._DRAWN, NONCE_BYTES)
-        ])  # fmt: skip
-        return next(self._pool)
+        drawn = os.urandom(1_000 * self._size)
+        pool = iter([drawn[at : at + self._size] for at in range(0, len(drawn), self._size)])
+        first = next(pool)
+        self._pool = pool
+        return first
 
     def _forget(self) -> None:
-        """A child process must not use the nonces of its parent."""
+        """A child process must not use what its parent will."""
         self._pool = iter(())
 
 
-_nonces = _Nonces()
+_nonces = _Random(NONCE_BYTES)
+_keys = _Random(KEY_BYTES)
 
 
 class Wrapped(Struct, frozen=True):
@@ -102,7 +102,7 @@ class KeyRing:
     """The configured keys: the first wraps, all unwrap."""
 
     def __init__(self, keys: Sequence[tuple[str, bytes]] = ()) -> None:
-        self._ciphers = {name: AESGCMSIV(key) for name, key in keys}
+        self._ciphers = {name: AESGCM(key) for name, key in keys}
         self.first = keys[0][0] if keys else UNWRAPPED
 
     @classmethod
@@ -129,7 +129,7 @@ class KeyRing:
         """Wrap a data key for its owner by the first key."""
         if self.first == UNWRAPPED:
             return Wrapped(UNWRAPPED, key)
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = _nonces.next()
         return Wrapped(self.first, nonce + self._ciphers[self.first].encrypt(nonce, key, owner))
 
     def unwrap(self, wrapped: Wrapped, owner: bytes) -> bytes:
@@ -173,7 +173,7 @@ class Vault:
 
     def make(self, owner: bytes) -> tuple[Wrapped, Box]:
         """See `Sealer`."""
-        box = Box(os.urandom(KEY_BYTES))
+        box = Box(_keys.next())
         wrapped = self.ring.wrap(box.key, owner)
         self._keep((wrapped.key, owner), box)
         return wrapped, box

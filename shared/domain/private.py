@@ -6,7 +6,7 @@ statuses, times, products) folds to the same status without it, in any order.
 | Document | Personal part |
 |---|---|
 | state and fact of a consent | institution, track id, permissions, expiry |
-| state and fact of a product request | institution, why a product failed |
+| state and fact of a product request | why a product failed |
 | data of a notice | institution, track id, permissions, expiry |
 """
 
@@ -26,6 +26,9 @@ from shared.domain.product_request import OrderFact, OutcomeFact, ProductRequest
 MEMBERS = ("institutionCode", "externalTrackId", "permissionsApply", "permissionsGranted",
            "expireAt")  # fmt: skip
 """The personal members of a notice's data."""
+
+INSTITUTION = "institutionCode"
+"""Told in clear where nothing else is personal, as of a product request."""
 
 BLANK: Mapping[str, bytes] = {
     AggregateKind.CONSENT: (
@@ -76,12 +79,12 @@ def split_state(state: State) -> tuple[bytes, bytes]:
                 return encode(state), b""
             return encode(consent.bare(state)), _encode(part)
         case ProductRequestState():
-            request = _Request(
-                state.order.institution_code if state.order else "",
-                {name: o.failure_reason for name, o in state.outcomes.items() if o.failure_reason},
-            )
-            if not (request.institution_code or request.reasons):
+            reasons = {
+                name: o.failure_reason for name, o in state.outcomes.items() if o.failure_reason
+            }
+            if not reasons:
                 return encode(state), b""
+            request = _Request(state.order.institution_code if state.order else "", reasons)
             return encode(product_request.bare(state)), _encode(request)
         case _:
             return encode(state), b""
@@ -131,8 +134,6 @@ def split_fact(fact: Fact) -> tuple[bytes, bytes]:
             return encode(ConsentFact(fact.change, fact.link_id)), _encode(part)
         case OutcomeFact() if fact.failure_reason:
             return encode(product_request.bare_fact(fact)), _encode(fact.failure_reason)
-        case OrderFact() if fact.institution_code:
-            return encode(product_request.bare_fact(fact)), _encode(fact.institution_code)
         case _:
             return encode(fact), b""
 
@@ -165,7 +166,7 @@ def join_fact(document: bytes, part: bytes) -> Fact:
 def split_data(data: dict[str, Any]) -> tuple[bytes, bytes]:
     """A notice's data in two JSON objects; the personal one is empty if nothing is personal."""
     part = {name: data[name] for name in MEMBERS if name in data}
-    if not any(part.values()):
+    if not any(value for name, value in part.items() if name != INSTITUTION):
         return _encode(data), b""
     return _encode({name: data[name] for name in data if name not in part}), _encode(part)
 

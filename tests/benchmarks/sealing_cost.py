@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shared.broker import topology
 from shared.sealing import new_key
+from tests.benchmarks import traffic
 from tests.benchmarks.processing import drained, fill
 from tests.benchmarks.rig import Running, depth_of, rig
 from tests.benchmarks.sides import Correio, Place
@@ -53,7 +54,7 @@ async def measure(store: str, *, count: int, rounds: int) -> None:
                     place, Path(folder), url, stack.enter_context(place.store(store, folder))
                 )
                 await SIDES[name].prepare(where)
-                await fill(url, count)
+                await fill(url, traffic.events(count))
                 async with depth_of(url, topology.EVENTS) as depth:
                     await depth.until(count)
                     with SIDES[name].worker(where) as running:
