@@ -80,9 +80,9 @@ async def foreign_file(stage: Stage) -> AsyncIterator[None]:
 
 @CHAPTER.row(
     "spool-file-deleted",
-    fault="somebody deletes the folder of the empty spool under the receiver; then the broker goes",
+    fault="somebody deletes the files of the empty spool under the receiver; then the broker goes",
     how="files unlinked, then proxy cut for the receiver",
-    holds="503 or a new file, but no 200 for what lies in a file without a name",
+    holds="it drains the file that it has open (if it died meanwhile, what is in it would be lost)",
 )
 async def file_deleted(stage: Stage) -> AsyncIterator[None]:
     for one in stage.world.spool.iterdir():
