@@ -47,7 +47,8 @@ class _Random:
 
     def next(self) -> bytes:
         """So many bytes, which nobody else gets."""
-        for one in self._pool:
+        one = next(self._pool, None)
+        if one is not None:
             return one
         drawn = os.urandom(1_000 * self._size)
         pool = iter([drawn[at : at + self._size] for at in range(0, len(drawn), self._size)])
