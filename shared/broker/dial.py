@@ -8,6 +8,7 @@ import aio_pika
 from aio_pika.abc import AbstractConnection
 
 from shared.broker.feed import FedConnection
+from shared.broker.owned import OwnedConnection
 from shared.config import Secret
 from shared.errors import BrokerUnavailableError
 
@@ -40,7 +41,7 @@ async def dial(
     more: dict[str, Any] = {} if heartbeat is None else {"heartbeat": heartbeat}
     if name:
         more["client_properties"] = {"connection_name": f"correio {name}"}
-    kind = FedConnection if fed else aio_pika.Connection
+    kind = FedConnection if fed else OwnedConnection
     connection: AbstractConnection = await aio_pika.connect(
         text, timeout=within, connection_class=kind, **more
     )

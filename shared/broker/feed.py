@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, SupportsIndex
 
 import aiormq
-from aio_pika import Connection
 from aio_pika.abc import AbstractConnection, ConnectionParameter
 from aiormq.exceptions import AMQPConnectionError
 from msgspec import Struct
 from pamqp import decode
 from yarl import URL
+
+from shared.broker.owned import OwnedConnection
 
 _FRAME = struct.Struct("!BHI")  # type, channel, size of the payload
 _METHOD, _HEADER, _BODY = 1, 2, 3
@@ -221,11 +222,11 @@ class _Factory(aiormq.TransportFactory):
         return feed, asyncio.StreamWriter(transport, protocol, feed, loop)
 
 
-class FedConnection(Connection):
+class FedConnection(OwnedConnection):
     """A connection that is read through a `Feed`."""
 
     PARAMETERS = (
-        *Connection.PARAMETERS,
+        *OwnedConnection.PARAMETERS,
         ConnectionParameter(name="transport_factory", parser=lambda one: one, is_kwarg=True),
     )
 

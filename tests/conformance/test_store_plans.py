@@ -57,7 +57,7 @@ async def test_a_few_keys_are_never_looked_up_by_reading_a_whole_table(
         callbacks._LOAD: (deliveries,),
         callbacks._KEYS: (deliveries,),
         callbacks._PARK: (deliveries, numbers),
-        callbacks._MOVE: (deliveries, apps, apps, numbers, numbers, apps, apps),
+        callbacks._MOVE: (deliveries, apps, apps, numbers, numbers, apps, apps, numbers),
     }  # fmt: skip
     assert isinstance(store, PostgresStore)
     async with store._transaction() as transaction:

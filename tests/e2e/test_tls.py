@@ -15,7 +15,7 @@ from tests.support.cli import correio
 from tests.support.endpoints import SECRET
 from tests.support.processes import write_config
 from tests.support.tls import HOST, Authority, PostgresTls, broker_settings
-from tests.support.world import ROLES, world
+from tests.support.world import ROLES, Way, world
 
 NOT_IN_CERTIFICATE = "127.0.0.1"
 
@@ -62,7 +62,7 @@ async def work(folder: Path, servers: Servers, ca: Path) -> None:
     env = {"CORREIO_BROKER__URL_FILE": str(broker), "CORREIO_STORE__URL_FILE": str(store)}
     roles = dict.fromkeys((*ROLES, "console"), env)
     async with world(
-        folder, servers.node, servers.database, env=roles, console={"port": free_port()}
+        folder, servers.node, servers.database, way=Way(env=roles), console={"port": free_port()}
     ) as everything:
         await everything.source.send(rate=20, seconds=1)
         await everything.settled()

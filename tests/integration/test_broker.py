@@ -11,6 +11,7 @@ from aiormq.abc import DeliveredMessage
 from pamqp import commands as spec
 from pamqp.header import ContentHeader
 from structlog.testing import capture_logs
+from yarl import URL
 
 from deploy.local.provide import PrivateBroker
 from shared.broker import connection, topology
@@ -18,6 +19,8 @@ from shared.broker import consumer as consumer_module
 from shared.broker.connection import keep_connected
 from shared.broker.consumer import BatchConsumer
 from shared.broker.depth import depths
+from shared.broker.feed import FedConnection
+from shared.broker.owned import OwnedConnection
 from shared.broker.publisher import ConfirmingPublisher, Outgoing
 from shared.config import BrokerConfig, Secret
 from shared.errors import BrokerUnavailableError, TopologyError, UnroutableError
@@ -33,6 +36,14 @@ def settings(url: str, *, declare_missing: bool = True) -> BrokerConfig:
 def messages(*bodies: bytes, routing_key: str = topology.EVENTS) -> list[Outgoing]:
     exchange = topology.EVENTS if routing_key == topology.EVENTS else topology.CALLBACKS
     return [Outgoing(body, exchange, routing_key, {"n": 1}) for body in bodies]
+
+
+@pytest.mark.parametrize("kind", [OwnedConnection, FedConnection])
+async def test_what_is_collected_where_no_loop_runs_is_not_closed_there(
+    kind: type[OwnedConnection],
+) -> None:
+    """Were it, the warning that nobody awaits it would fail this test."""
+    await asyncio.to_thread(kind(URL("amqp://127.0.0.1:1/")).__del__)
 
 
 @contextlib.asynccontextmanager
