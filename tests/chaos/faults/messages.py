@@ -55,7 +55,8 @@ async def poison(stage: Stage) -> AsyncIterator[None]:
 )
 async def foreign_headers(stage: Stage) -> AsyncIterator[None]:
     death = {"queue": topology.EVENTS, "reason": "expired", "count": 3}
-    await put(stage, topology.EVENTS, b"{", **{"x-death": [death], "source": 7,
+    body = b"{" + stage.unused("x").encode()
+    await put(stage, topology.EVENTS, body, **{"x-death": [death], "source": 7,
               "received-at": "yesterday", "batch-id": {"a": 1}, "traceparent": 1.5})  # fmt: skip
     stage.foreign += 1
     yield
