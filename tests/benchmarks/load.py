@@ -92,6 +92,8 @@ class Load:
             if len(self.free) >= self.open:
                 self.over.set()
             return
+        if connection.transport is None or connection.transport.is_closing():
+            return  # counted as lost
         connection.send(self.requests[self.sent % len(self.requests)], since=since)
         self.sent += 1
 
