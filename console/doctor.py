@@ -11,12 +11,15 @@ from msgspec import Struct
 
 from console.context import NO, Context, json_option, pass_context, run
 from shared.broker.depth import depths
+from shared.clock import SystemClock
 from shared.config import Config
+from shared.eraser import Eraser
 from shared.errors import (
     BrokerUnavailableError,
     ConfigError,
     CorreioError,
     SchemaError,
+    SealingKeyError,
     StoreDamagedError,
     StoreUnavailableError,
     TopologyError,
@@ -123,17 +126,21 @@ async def _endpoints(config: Config) -> Finding:
 async def _sealing(config: Config) -> Finding:
     """Without a key the store works, and only theft of the whole store is not guarded against."""
     ring = KeyRing.read(config.sealing.keys.reveal())
-    if not ring.ids:
-        found = "no key is configured: data keys rest unwrapped"
-        return Finding("sealing", ok=True, found=found, remedy="see deploy/README.md, Keys")
     store = open_store(config.store, config.sealing)
     try:
         await store.start()
         counts = await count_by_key(store)
+        await Eraser(store, config, clock=SystemClock()).require_keys()
+    except SealingKeyError as error:
+        remedy = "restore the keys: deploy/README.md, Backup and restore"
+        return Finding("sealing", ok=False, found=str(error), remedy=remedy)
     except CorreioError:  # the finding of the store says why
-        return Finding("sealing", ok=True, found=f"{len(ring.ids)} keys")
+        counts = {}
     finally:
         await store.close()
+    if not ring.ids:
+        found = "no key is configured: data keys rest unwrapped"
+        return Finding("sealing", ok=True, found=found, remedy="see deploy/README.md, Keys")
     missing = [one for one in counts if one not in ring.ids and one]
     if missing:
         remedy = "put them back into sealing.keys, after the first one"

@@ -27,7 +27,7 @@ from shared.domain.keys import AggregateKey, AggregateKind
 from shared.domain.link import LinkState
 from shared.domain.product_request import ProductRequestState, ordered_for
 from shared.erasing import strip
-from shared.errors import StoreConflictError
+from shared.errors import SealingKeyError, StoreConflictError
 from shared.fanout import Announcer, Subscriptions
 from shared.sifting import Sought, names_any
 from shared.store.erase import PENDING
@@ -42,6 +42,8 @@ BATCH: Final = 100
 ALWAYS: Final = 2**62
 """A pass may follow the last one at once."""
 PAGE: Final = 200
+LOOKED_AT: Final = 1_000
+"""Aggregates at each end."""
 SETTLING, DONE = "settling", "done"
 
 _DELETED = """
@@ -51,8 +53,20 @@ AND EXISTS (SELECT 1 FROM history h JOIN payloads p ON p.seq = h.event_seq
 """
 
 _KEYLESS = """
-SELECT a.kind, a.partner_app_id, a.key FROM aggregates a WHERE a.private IS NOT NULL
+SELECT a.kind, a.partner_app_id, a.key FROM aggregates a
+JOIN erasures e ON e.key = a.key AND e.partner_app_id = a.partner_app_id AND e.kind = a.kind
+    AND e.aggregate_id = a.id
+WHERE a.private IS NOT NULL
 AND NOT EXISTS (SELECT 1 FROM data_keys k WHERE k.aggregate_id = a.id) ORDER BY a.id LIMIT ?
+"""
+"""Only what somebody asked to erase: a key that is merely missing may still be restored."""
+
+_LOST = """
+SELECT count(*) FROM (SELECT id, kind, partner_app_id, key FROM aggregates
+                      WHERE private IS NOT NULL ORDER BY id {} LIMIT ?) AS a
+WHERE NOT EXISTS (SELECT 1 FROM data_keys k WHERE k.aggregate_id = a.id)
+AND NOT EXISTS (SELECT 1 FROM erasures e WHERE e.key = a.key AND e.aggregate_id = a.id
+                AND e.partner_app_id = a.partner_app_id AND e.kind = a.kind)
 """
 
 _DUE = """
@@ -154,7 +168,7 @@ class Eraser:
         """Erase what should be erased and is not: once at the start; returns how much it was.
 
         That is what a release without erasure left of deleted consents, and what a restored
-        backup brought back of aggregates whose key is destroyed.
+        backup brought back of what was erased after it.
         """
         count = 0
         for query, why in ((_DELETED, Why.EVENT), (_KEYLESS, Why.RESTORED)):
@@ -163,6 +177,22 @@ class Eraser:
                     await self._erase_again(AggregateKey(*row), why)
                 count += len(rows)
         return count
+
+    async def require_keys(self) -> None:
+        """Look whether the oldest and the newest of what is sealed have their keys.
+
+        They lack them where data was restored and its keys were not, or not the newest copy.
+
+        Raises:
+            SealingKeyError: some do, and nobody has erased them.
+        """
+        for order in ("ASC", "DESC"):
+            ((count,),) = await self._store.fetch(_LOST.format(order), (LOOKED_AT,))
+            if count:
+                raise SealingKeyError(
+                    f"{count} of {LOOKED_AT} aggregates looked at have lost their data keys: "
+                    "restore the newest copy of the keys (deploy/README.md, Backup and restore)"
+                )
 
     async def _erase_again(self, key: AggregateKey, why: Why) -> None:
         now = self._clock.now()

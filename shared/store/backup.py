@@ -18,7 +18,9 @@ from shared.store.locate import sqlite_path
 KEYS = ".keys"
 """What the name of the keys' file adds to that of the data's."""
 
-TABLES = ("data_keys", "quarantine_keys", "store_keys")
+TABLES = ("data_keys", "quarantine_keys", "store_keys", "erasures")
+"""What goes along with the keys: they, and what was erased, so that a key that was destroyed can be
+told from one that is merely missing."""
 
 
 async def back_up(url: Secret, target: Path) -> int:
@@ -88,6 +90,10 @@ async def restore_keys(url: Secret, source: Path) -> int:
                     "ON CONFLICT DO UPDATE SET key = excluded.key"
                 )
                 count = connection.total_changes() - before
+                connection.execute(
+                    "INSERT INTO main.erasures SELECT * FROM kept.erasures WHERE true "
+                    "ON CONFLICT DO NOTHING"
+                )
         finally:
             connection.execute("DETACH kept")
 

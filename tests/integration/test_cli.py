@@ -512,3 +512,10 @@ async def test_doctor_names_a_wrong_clock(
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion(correio: Cli, shell: str) -> None:
     assert "_CORREIO_COMPLETE" in await correio.text("completion", shell)
+
+
+async def test_the_doctor_tells_when_the_keys_were_not_restored(
+    correio: Cli, filled: Store
+) -> None:
+    await filled.change([("DELETE FROM data_keys", ())])
+    assert "restore the keys" in (await _fault(correio, "sealing"))["remedy"]

@@ -8,7 +8,7 @@ import pytest
 from shared.config import Config, EndpointConfig, Secret, SourceConfig
 from shared.domain.keys import AggregateKey
 from shared.eraser import SECOND_LOOK, Eraser
-from shared.errors import StoreUnavailableError
+from shared.errors import SealingKeyError, StoreUnavailableError
 from shared.store.audit import audit
 from shared.store.port import Store
 from shared.store.queries import Queries
@@ -314,12 +314,23 @@ async def test_a_receipt_says_what_went_where(place: Place) -> None:
     assert {"store", "broker", "spool", "backups"} <= consent.receipt["traces"].keys()
 
 
+async def lose_key(place: Place, name: str) -> int:
+    number: int = place.rows(f"SELECT id FROM aggregates WHERE key = '{name}'")[0][0]
+    await place.store.change([("DELETE FROM data_keys WHERE aggregate_id = ?", (number,))])
+    return number
+
+
 async def test_a_restored_backup_with_the_keys_of_today_brings_nobody_back(place: Place) -> None:
     await place.take(*life("maria"), *life("joao"))
-    number = place.rows("SELECT id FROM aggregates WHERE key = 'maria-consent'")[0][0]
-    await place.store.change([("DELETE FROM data_keys WHERE aggregate_id = ?", (number,))])
+    number = await lose_key(place, "maria-consent")
+    await place.store.change([
+        ("INSERT INTO erasures (id, aggregate_id, kind, partner_app_id, key, reason, asked_at, "
+         "state, due_at, tokens, receipt) VALUES ('e', ?, 'consent', ?, 'maria-consent', 'event', "
+         "0, 'done', 0, '[]', ?)", (number, ev.APP, b"{}")),
+    ])  # fmt: skip
     faults = [one.name for one in await audit(place.store, now=NOW, late_after=1e9) if not one.ok]
     assert "everything sealed has its key" in faults
+    await place.eraser.require_keys()
     assert await place.eraser.catch_up() == 1
     assert await place.eraser.catch_up() == 0
     await place.erased()
@@ -327,6 +338,18 @@ async def test_a_restored_backup_with_the_keys_of_today_brings_nobody_back(place
     assert await place.balanced()
     key = AggregateKey("consent", ev.APP, "joao-consent")
     assert books.read(place.url).states[key].permissions_granted  # type: ignore[union-attr]
+
+
+async def test_a_key_that_is_merely_missing_erases_nothing(place: Place) -> None:
+    await place.take(*life("maria"), *life("joao"))
+    await place.eraser.require_keys()
+    await lose_key(place, "maria-consent")
+    before = place.rows("SELECT count(*) FROM payloads")
+    with pytest.raises(SealingKeyError, match=r"1 of 1000 .* restore the newest copy"):
+        await place.eraser.require_keys()
+    assert await place.eraser.catch_up() == 0
+    assert place.rows("SELECT count(*) FROM payloads") == before
+    assert place.rows("SELECT count(*) FROM erasures") == [(0,)]
 
 
 async def test_what_an_older_release_left_of_a_deleted_consent_is_erased(place: Place) -> None:

@@ -110,6 +110,7 @@ class EventsService:
 
     async def _open_store(self) -> None:
         """Open the store, waiting for it for as long as it takes."""
+        started = False
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type((*STORE_AWAY, SchemaError)),
             wait=wait_random_exponential(multiplier=0.1, max=self._config.events.pause_max),
@@ -117,7 +118,10 @@ class EventsService:
         ):
             with attempt:
                 try:
-                    await self._store.start()
+                    if not started:
+                        await self._store.start()
+                        started = True
+                    await self._eraser.require_keys()
                 except (*STORE_AWAY, SchemaError) as error:
                     self._store_fault = str(error)
                     log.warning("store.unavailable", error=str(error))
