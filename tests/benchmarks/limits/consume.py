@@ -20,7 +20,7 @@ async def consume(url: str, queue: str) -> None:
     await channel.basic_qos(prefetch_count=PREFETCH)
     taken: list[bytes] = []
     come = asyncio.Event()
-    last = 0
+    last = acknowledged = 0
 
     async def collect(message: DeliveredMessage) -> None:
         nonlocal last
@@ -35,7 +35,9 @@ async def consume(url: str, queue: str) -> None:
         if len(taken) < EACH:
             await asyncio.sleep(0.002)
         taken.clear()
-        await channel.basic_ack(last, multiple=True)
+        if last > acknowledged:
+            acknowledged = last
+            await channel.basic_ack(last, multiple=True)
 
 
 if __name__ == "__main__":
