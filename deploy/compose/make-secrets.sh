@@ -6,11 +6,14 @@ folder=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)/secrets
 mkdir -p "$folder"
 
 fresh() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+key() { head -c 32 /dev/urandom | base64; }
 keep() { [ -s "$folder/$1" ] || printf '%s\n' "$2" >"$folder/$1"; }
 
 for name in rabbitmq-password postgres-password grafana-password source-klavi operator; do
     keep "$name" "$(fresh)"
 done
+keep sealing-keys "first:$(key)"
+keep sealing-index-key "$(key)"
 keep rabbitmq-conf "default_user = correio
 default_pass = $(cat "$folder/rabbitmq-password")"
 keep broker-url "amqp://correio:$(cat "$folder/rabbitmq-password")@rabbitmq:5672/"

@@ -17,6 +17,7 @@ from deploy.kubernetes.make_rule import RULE, text
 from deploy.local.stack import ROLES
 from shared.broker.topology import CALLBACKS, EVENTS
 from shared.config import load_config
+from shared.sealing import KeyRing, read_key
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 BASE = DEPLOY / "kubernetes" / "base"
@@ -106,6 +107,7 @@ def test_every_pod_sees_only_its_own_secrets() -> None:
         assert keys == named | {"source-klavi", "operator"}  # named by the one configuration file
         assert sum(key.startswith("broker-url-") for key in keys) == 1
         assert ("store-url" in keys) == (container["name"] != "receiver")
+        assert ("sealing-keys" in keys) == (container["name"] != "migrate")  # it opens nothing
 
 
 def test_workers_scale_by_their_queue_with_a_floor() -> None:
@@ -182,6 +184,8 @@ def test_make_secrets_makes_them_once(tmp_path: Path) -> None:
     (compose,) = documents(DEPLOY / "compose.yaml")
     assert {Path(one["file"]).name for one in compose["secrets"].values()} <= first.keys()
     assert first["rabbitmq-password"].strip() in first["broker-url"]
+    assert KeyRing.read(first["sealing-keys"]).ids == ("first",)
+    assert read_key(first["sealing-index-key"].strip(), "index_key")
 
 
 @pytest.mark.parametrize("place", ["compose", "kubernetes/base"])
