@@ -37,7 +37,7 @@ test: $(STAMP) ## Run every test but the deep ones; ARGS goes to pytest
 test-browser: $(STAMP) ## Run the tests of the console's page in a headless Chromium
 	@$(BIN)/python -m deploy.local prepare
 	@$(BIN)/python -m deploy.local prepare-browser
-	$(BIN)/python -m pytest -n 2 -m browser $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "browser and not deep" $(ARGS)
 
 screenshots: $(STAMP) ## Take the README's pictures anew
 	@$(BIN)/python -m deploy.local prepare-browser
@@ -45,6 +45,7 @@ screenshots: $(STAMP) ## Take the README's pictures anew
 
 test-deep: $(STAMP) ## Run the tests with many examples
 	@$(BIN)/python -m deploy.local prepare
+	@$(BIN)/python -m deploy.local prepare-browser
 	$(BIN)/python -m pytest -m "deep and not chaos" $(ARGS)
 
 chaos: $(STAMP) ## Do every fault of tests/chaos/README.md, on both stores and to SEEDS simulations (as root)
