@@ -70,9 +70,10 @@ async def test_one_trace_goes_through_every_process(
         listener = Listener(everything.port)
         batch = [ev.event("consent_authorised", at=1)]
         assert (await ask(listener, request(ev.dump(batch), traceparent=SAMPLED))).status == 200
+        await until(lambda: any(len(one) > 1 for one in everything.endpoint.by_id.values()))
         other = [ev.event("link_created", at=2)]
         assert (await ask(listener, request(ev.dump(other)))).status == 200
-        await until(lambda: any(len(one) > 1 for one in everything.endpoint.by_id.values()))
+        await until(lambda: len(everything.endpoint.by_id) > 1)
         for part in everything.parts.values():
             await asyncio.to_thread(part.stop)
     told = {(service, name, failed) for service, name, *_, failed in collector.spans}

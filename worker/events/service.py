@@ -112,7 +112,7 @@ class EventsService:
         """Open the store, waiting for it for as long as it takes."""
         started = False
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((*STORE_AWAY, SchemaError)),
+            retry=retry_if_exception_type((*STORE_AWAY, StoreConflictError, SchemaError)),
             wait=wait_random_exponential(multiplier=0.1, max=self._config.events.pause_max),
             sleep=self._clock.sleep,
         ):
@@ -122,7 +122,7 @@ class EventsService:
                         await self._store.start()
                         started = True
                     await self._eraser.require_keys()
-                except (*STORE_AWAY, SchemaError) as error:
+                except (*STORE_AWAY, StoreConflictError, SchemaError) as error:
                     self._store_fault = str(error)
                     log.warning("store.unavailable", error=str(error))
                     raise

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from shared.config import Config
 from shared.domain.keys import AggregateKey
 from shared.errors import (
     SchemaError,
+    SealingKeyError,
     StoreConflictError,
     StoreDamagedError,
     StoreUnavailableError,
@@ -27,11 +28,19 @@ NOW = 1_700_000_000_000
 class Trouble:
     """A store that fails as it is told to, and keeps what is written when it does not."""
 
+    step = 0.02
+
     def __init__(self, *faults: Exception) -> None:
         self.faults = list(faults)
         self.written: list[Changes] = []
         self.looks = 0
         self.calm = asyncio.Event()
+        self.started = 0
+        self._then: list[Exception] = []
+
+    def start_then(self, *faults: Exception) -> None:
+        """Let it start, and fail so thereafter."""
+        self._then = list(faults)
 
     def _fail(self) -> None:
         if self.faults:
@@ -39,6 +48,12 @@ class Trouble:
 
     async def start(self) -> None:
         self._fail()
+        self.started += 1
+        self.faults, self._then = self._then, []
+
+    async def fetch(self, _query: str, _values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        self._fail()
+        return [(0,)]
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator["Trouble"]:
@@ -82,6 +97,18 @@ async def test_a_store_that_cannot_be_opened_is_waited_for(fault: Exception) -> 
     store = Trouble(fault, fault)
     await service(store)._open_store()
     assert store.faults == []
+
+
+@pytest.mark.parametrize("fault", [StoreConflictError("again"), SealingKeyError("lost")])
+async def test_a_store_whose_keys_cannot_be_looked_at_or_are_lost_is_waited_for(
+    fault: Exception,
+) -> None:
+    store = Trouble()
+    waiting = service(store)
+    store.start_then(fault)
+    await waiting._open_store()
+    assert store.faults == []
+    assert store.started == 1
 
 
 @pytest.mark.parametrize(
