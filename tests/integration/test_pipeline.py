@@ -9,7 +9,7 @@ from shared.broker.depth import depths
 from shared.broker.publisher import ConfirmingPublisher, Outgoing
 from shared.clock import SystemClock
 from shared.config import BrokerConfig, EventsConfig, Secret
-from shared.errors import StoreDamagedError, StoreUnavailableError
+from shared.errors import StoreConflictError, StoreDamagedError, StoreUnavailableError
 from worker.events.arrivals import Arrival
 from worker.events.pipeline import Pipeline
 
@@ -68,6 +68,12 @@ async def test_a_long_outage_costs_no_returns_so_nothing_is_dead_lettered(broker
 
 async def test_a_damaged_store_is_nobodys_fault_but_its_own(broker_url: str) -> None:
     store = Store([StoreDamagedError("torn")] * 3)
+    await run(broker_url, store, until=store.done)
+    assert store.applied == [b"one"]
+
+
+async def test_conflicts_with_other_writers_are_waited_out(broker_url: str) -> None:
+    store = Store([StoreConflictError("another came first")] * 3)
     await run(broker_url, store, until=store.done)
     assert store.applied == [b"one"]
 

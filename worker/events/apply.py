@@ -1,7 +1,8 @@
 """One batch, one transaction: lock, find, fold, write.
 
 A batch that the store refuses for its content is split until the culprit stands alone, which
-then goes to the quarantine. An unreachable store is nobody's fault and is raised.
+then goes to the quarantine. An unreachable store is nobody's fault and is raised; so is a store
+in which other writers keep getting in between, for `CONFLICT_PATIENCE`.
 """
 
 import time
@@ -33,6 +34,14 @@ lines = LineWriter(__name__, "event.stored", LINE)
 QUARANTINED = "quarantined"
 DUPLICATE = "duplicate"
 MAX_CONFLICTS = 50
+"""Times that one transaction is run before its batch is split, or its event has to wait."""
+
+CONFLICT_PATIENCE = 60_000
+"""Milliseconds for which one event may meet with nothing but conflicts.
+
+One that still does has a fault that the store reports as a conflict: it is set aside in
+quarantine, for else it would hold up all events after it.
+"""
 
 
 class Written(Struct, frozen=True):
@@ -56,6 +65,7 @@ class Applier:
     def __init__(self, store: EventStore, config: Config, *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._clashing: tuple[Arrival, int] | None = None
         self._future_tolerance = int(config.events.future_tolerance * 1000)
         self._subscriptions = Subscriptions(config.endpoint)
         self._applications: Mapping[str, Sequence[str]] = {
@@ -67,12 +77,15 @@ class Applier:
 
         Raises:
             StoreUnavailableError: nothing, or only a leading part, was applied; apply all again.
+            StoreConflictError: likewise.
         """
         try:
             batch, written = await self._apply_together(arrivals)
         except STORE_AWAY:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the others
+        except Exception as error:
+            if isinstance(error, StoreConflictError) and self._may_wait(arrivals):
+                raise
             log.warning("events.refused", count=len(arrivals), error_type=type(error).__name__)
             if len(arrivals) == 1:
                 await self._quarantine(arrivals[0], Reason.REFUSED_BY_STORE, type(error).__name__)
@@ -83,6 +96,15 @@ class Applier:
             await self.apply(arrivals[middle:])
         else:
             self._account(batch, written)
+
+    def _may_wait(self, arrivals: Sequence[Arrival]) -> bool:
+        """Whether what met with conflicts alone may be tried again later, as it is."""
+        if len(arrivals) > 1:
+            return False
+        now = self._clock.now()
+        if self._clashing is None or self._clashing[0] is not arrivals[0]:
+            self._clashing = (arrivals[0], now)
+        return now - self._clashing[1] < CONFLICT_PATIENCE
 
     async def quarantine_dead(self, arrivals: Sequence[Arrival]) -> None:
         """Put what the broker dead-lettered into the quarantine."""
@@ -258,7 +280,7 @@ def _age(received_at: int, now: int) -> float:
 
 
 def _until_no_conflict() -> AsyncRetrying:
-    """Run a transaction again when other writers got in between; they cannot do so for ever."""
+    """Run a transaction again when other writers got in between, `MAX_CONFLICTS` times at most."""
     return AsyncRetrying(
         stop=stop_after_attempt(MAX_CONFLICTS),
         retry=retry_if_exception_type(StoreConflictError),

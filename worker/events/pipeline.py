@@ -14,7 +14,7 @@ from shared.broker.connection import first_of
 from shared.broker.consumer import Batch, BatchConsumer
 from shared.clock import Clock
 from shared.config import EventsConfig
-from shared.errors import STORE_AWAY
+from shared.errors import STORE_AWAY, StoreConflictError
 from shared.logs import get_logger
 from worker.events import metrics
 from worker.events.arrivals import Arrival, from_message
@@ -22,6 +22,9 @@ from worker.events.arrivals import Arrival, from_message
 log = get_logger(__name__)
 
 Apply = Callable[[Sequence[Arrival]], Awaitable[None]]
+
+TRANSIENT = (*STORE_AWAY, StoreConflictError)
+"""What is no fault of the events: apply them again later."""
 
 
 class Pipeline:
@@ -45,7 +48,7 @@ class Pipeline:
                 await batch.ack()
 
     async def _applied(self, batch: Batch, stop: asyncio.Event) -> bool:
-        """Apply one batch, however long the store is away; False if `stop` came first.
+        """Apply one batch, however long the store cannot take it; False if `stop` came first.
 
         Meanwhile nothing more is taken, and the batch stays unacknowledged. It is not returned
         to the broker: each return would count towards the limit at which a message is taken for
@@ -58,7 +61,7 @@ class Pipeline:
 
         try:
             async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(STORE_AWAY),
+                retry=retry_if_exception_type(TRANSIENT),
                 wait=wait_random_exponential(multiplier=0.1, max=self._config.pause_max),
                 stop=lambda _: stop.is_set(),
                 sleep=pause,
@@ -67,7 +70,7 @@ class Pipeline:
             ):
                 with attempt:
                     await self._apply(arrivals)
-        except STORE_AWAY:
+        except TRANSIENT:
             return False
         finally:
             metrics.PAUSED.set(0)

@@ -18,7 +18,7 @@ from shared.errors import (
 )
 from shared.store.rows import Changes
 from tests.support.clock import ManualClock
-from worker.events.apply import Applier
+from worker.events.apply import CONFLICT_PATIENCE, MAX_CONFLICTS, Applier
 from worker.events.arrivals import Arrival
 from worker.events.service import EventsService
 
@@ -88,6 +88,45 @@ async def test_a_dead_letter_is_kept_although_another_writer_came_first() -> Non
     await applier.quarantine_dead([Arrival(b"{}", "klavi", "b", NOW)])
     (changes,) = store.written
     assert [one.reason for one in changes.quarantined] == ["dead_lettered"]
+
+
+def conflicts(count: int) -> list[Exception]:
+    return [StoreConflictError("another came first") for _ in range(count)]
+
+
+async def test_an_event_that_meets_with_conflicts_alone_waits_and_is_not_refused() -> None:
+    store: Any = Trouble(*conflicts(MAX_CONFLICTS))
+    applier = Applier(store, Config(), clock=ManualClock(NOW))
+    arrival = Arrival(b"{}", "klavi", "b", NOW)
+    with pytest.raises(StoreConflictError):
+        await applier.apply([arrival])
+    assert store.written == []
+    await applier.apply([arrival])
+    (changes,) = store.written
+    assert [one.reason for one in changes.quarantined] == ["no_event_name"]
+
+
+async def test_an_event_that_never_meets_with_anything_else_holds_nobody_up_for_ever() -> None:
+    clock = ManualClock(NOW)
+    store: Any = Trouble(*conflicts(2 * MAX_CONFLICTS))
+    applier = Applier(store, Config(), clock=clock)
+    arrival = Arrival(b"{}", "klavi", "b", NOW)
+    with pytest.raises(StoreConflictError):
+        await applier.apply([arrival])
+    clock.move(CONFLICT_PATIENCE / 1000)
+    await applier.apply([arrival])
+    (changes,) = store.written
+    assert [one.reason for one in changes.quarantined] == ["refused_by_store"]
+
+
+async def test_patience_with_an_event_begins_with_its_own_first_conflict() -> None:
+    clock = ManualClock(NOW)
+    store: Any = Trouble(*conflicts(2 * MAX_CONFLICTS))
+    applier = Applier(store, Config(), clock=clock)
+    for _ in range(2):
+        with pytest.raises(StoreConflictError):
+            await applier.apply([Arrival(b"{}", "klavi", "b", NOW)])
+        clock.move(CONFLICT_PATIENCE / 1000)
 
 
 @pytest.mark.parametrize(
