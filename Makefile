@@ -53,7 +53,7 @@ chaos: $(STAMP) ## Do every fault of tests/chaos/README.md, on both stores and t
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m chaos tests/chaos $(ARGS)
 	$(BIN)/python -m tests.chaos.simulated --seeds $(SEEDS) --jobs 2
 
-chaos-soak: $(STAMP) ## Do faults at random and watch memory and files; MINUTES=60 SEED= STORE=postgres
+chaos-soak: $(STAMP) ## Do faults in random order, watch memory and files; MINUTES=60 SEED= STORE=postgres
 	@$(BIN)/python -m deploy.local prepare
 	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),60) \
 		$(if $(SEED),--seed $(SEED)) --store $(or $(STORE),postgres) $(ARGS)

@@ -1,4 +1,4 @@
-"""Faults at random for as long as wanted, while memory and open files of every process are watched.
+"""Faults in random order for as long as wanted, while memory and files of each process are watched.
 
 usage: python -m tests.chaos.soak [--minutes 60] [--seed N] [--store sqlite|postgres]
 
@@ -14,12 +14,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 from msgspec import Struct
 
-from tests.chaos.catalogue import STORES
+from tests.chaos import results
+from tests.chaos.catalogue import STORES, Row
 from tests.chaos.play import play
 from tests.chaos.rows import REAL
 from tests.chaos.stage import Stage
@@ -90,16 +92,16 @@ class Watch:
 
 
 async def soak(stage: Stage, watch: Watch, *, seed: int, seconds: float) -> bool:
-    """Play rows at random; whether all was well."""
-    chance = random.Random(seed)
+    """Play all rows, again and again, each time in another order; whether all was well."""
     rows = [row for row in REAL if stage.kind in row.stores and row.name not in LASTING]
+    order = shuffled(rows, seed)
     end, number, seen = time.monotonic() + seconds, 0, Counter[str]()
     for role in ROLES:
         await stage.elder(role, name=f"{ELDER}{role}")
     watching = asyncio.create_task(watch.run())
     try:
         while time.monotonic() < end:
-            row = chance.choice(rows)
+            row = next(order)
             number += 1
             seen[row.name] += 1
             try:
@@ -107,7 +109,10 @@ async def soak(stage: Stage, watch: Watch, *, seed: int, seconds: float) -> bool
                     times = await play(stage, row, judged=number % JUDGED == 0)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the result
                 print(f"row {number}, {row.name}, seed {seed}: {error!r}", flush=True)
+                results.note(row.name, "violated", store=stage.kind)
                 return False
+            results.note(row.name, "holds", store=stage.kind,
+                         recovered=times.recovered, drained=times.drained)  # fmt: skip
             print(f"{number:4} {row.name:32} recovered {times.recovered:5.1f} s, "
                   f"drained {times.drained:5.1f} s", flush=True)  # fmt: skip
         await stage.world.judge(foreign=stage.foreign)
@@ -116,6 +121,13 @@ async def soak(stage: Stage, watch: Watch, *, seed: int, seconds: float) -> bool
     print(f"{number} rows, {len(seen)} of {len(rows)} different ones, "
           f"{len(stage.world.made)} events, {len(stage.world.endpoint.calls)} calls")  # fmt: skip
     return True
+
+
+def shuffled(rows: Sequence[Row], seed: int) -> Iterator[Row]:
+    """All rows in random order, then all in another, without end."""
+    chance = random.Random(seed)
+    while True:
+        yield from chance.sample(rows, len(rows))
 
 
 def flat(watch: Watch) -> bool:

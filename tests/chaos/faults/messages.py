@@ -41,8 +41,10 @@ async def put(stage: Stage, queue: str, *bodies: bytes, **headers: object) -> No
     seconds=0.5,
 )
 async def poison(stage: Stage) -> AsyncIterator[None]:
-    await put(stage, topology.EVENTS, *POISON)
-    stage.foreign += len(POISON)
+    source = stage.unused("poison")  # of one source, the same content would count but once
+    await put(stage, topology.EVENTS, *POISON, source=source)
+    await put(stage, topology.EVENTS, b"[" + source.encode())
+    stage.foreign += len(POISON) + 1
     yield
 
 
@@ -83,7 +85,8 @@ async def foreign_callbacks(stage: Stage) -> AsyncIterator[None]:
     seconds=0.5,
 )
 async def dead_letters(stage: Stage) -> AsyncIterator[None]:
-    await put(stage, topology.DEAD, b'{"eventId":"dead"}', b"dead")
+    dead = stage.unused("dead").encode()
+    await put(stage, topology.DEAD, b'{"eventId":"%b"}' % dead, dead)
     stage.foreign += 2
     yield
 
