@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench
 
-.PHONY: help setup demo run test test-browser screenshots test-deep chaos chaos-soak chaos-times test-rabbitmq4 test-pgbouncer chaos-sim chaos-mutants bench bench-short lint format check-bare clean
+.PHONY: help setup demo run test test-browser screenshots test-deep chaos chaos-real chaos-seeds chaos-soak chaos-times test-rabbitmq4 test-pgbouncer chaos-sim chaos-mutants bench bench-short lint format check-bare clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -50,8 +50,13 @@ test-deep: $(STAMP) ## Run the tests with many examples
 
 chaos: $(STAMP) ## Do every fault of tests/chaos/README.md, on both stores and to SEEDS simulations (as root)
 	@$(BIN)/python -m deploy.local prepare
+	@$(MAKE) --no-print-directory --jobs 2 chaos-real chaos-seeds
+
+chaos-real: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m chaos tests/chaos $(ARGS)
-	$(BIN)/python -m tests.chaos.simulated --seeds $(SEEDS) --jobs 2
+
+chaos-seeds: $(STAMP)
+	nice $(BIN)/python -m tests.chaos.simulated --seeds $(SEEDS) --jobs 2
 
 chaos-soak: $(STAMP) ## Do faults in random order, watch memory and files; MINUTES=60 SEED= STORE=postgres
 	@$(BIN)/python -m deploy.local prepare
