@@ -30,7 +30,7 @@ SETUP_TIMEOUT = 10.0
 STEADY = 1.0
 """Seconds that a session must have stood for its loss not to count as a failure."""
 
-aiormq.Connection.HEARTBEAT_GRACE_MULTIPLIER = 1.5  # type: ignore[assignment]
+aiormq.Connection.HEARTBEAT_GRACE_MULTIPLIER = 1.5  # type: ignore[assignment]  # declared int, only ever multiplied
 """Heartbeats, and half a second more for each, after whose absence the peer counts as lost.
 
 The broker sends two in the time of one. aiormq itself would wait for three times three."""

@@ -12,8 +12,11 @@ from pathlib import Path
 from deploy.local.provide import private_node
 from tests.integration.test_callbacks_load import Arrivals
 from tests.support.callbacks import bench, endpoint_config, sqlite_in
-from tests.support.deliveries import seed
+from tests.support.deliveries import seed, until
 from tests.support.workers import running, write_config
+
+LIMIT = 600
+"""Seconds after which the worker counts as hanging."""
 
 
 async def measure(folder: Path, broker_url: str, *, count: int, endpoints: int) -> float:
@@ -26,8 +29,7 @@ async def measure(folder: Path, broker_url: str, *, count: int, endpoints: int) 
         for _ in range(count // endpoints // 100):
             await seed(ready.store, endpoints=names, due=[ready.now] * 100)
         async with running(config, broker=broker_url):
-            while len(arrivals.first) < count:
-                await asyncio.sleep(0.1)
+            await until(lambda: len(arrivals.first) >= count, limit=LIMIT, every=0.1)
         times = arrivals.first.values()
         return count / ((max(times) - min(times)) / 1000)
 

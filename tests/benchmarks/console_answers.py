@@ -23,6 +23,7 @@ from shared.clock import SystemClock
 from shared.config import BrokerConfig, Config, ConsoleConfig, EndpointConfig, Secret, StoreConfig
 from shared.store.open import open_store
 from tests.benchmarks.lookups import fill
+from tests.support.deliveries import until
 
 RUNS = 20
 
@@ -55,8 +56,7 @@ async def measure(config: Config, count: int) -> None:
     service = ConsoleService(config, store=open_store(config.store), clock=SystemClock())
     stop = asyncio.Event()
     running = asyncio.create_task(service.run(stop))
-    while service.sampler.status is None or service.sampler.status["events"] is None:
-        await asyncio.sleep(0.1)
+    await until(lambda: (service.sampler.status or {}).get("events") is not None, limit=60)
     base = f"http://127.0.0.1:{service.port}/api"
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
         async with http.get(f"{base}/session") as answer:

@@ -90,7 +90,7 @@ def _copy(url: str, kind: str, stored: int) -> None:
         if kind == "sqlite":
             database = apsw.Connection(url.removeprefix("sqlite:///"))
             stack.callback(database.close)
-            run = lambda query: list(database.execute(query))  # noqa: E731
+            run = lambda query: list(database.execute(query))  # noqa: E731 - one of two
             run("PRAGMA synchronous = OFF")
             run("PRAGMA cache_size = -400000")
         else:
@@ -98,7 +98,7 @@ def _copy(url: str, kind: str, stored: int) -> None:
             connection.execute("SET synchronous_commit = off")
 
             def run(query: str) -> list[tuple[int | str, ...]]:
-                cursor = connection.execute(query)  # type: ignore[call-overload] - ours
+                cursor = connection.execute(query)  # type: ignore[call-overload]  # ours
                 return cursor.fetchall() if cursor.description else []
 
         run("UPDATE deliveries SET state = 'delivered'")

@@ -116,7 +116,7 @@ def plot(book: Book, path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - an optional extra
 
     mpl.use("svg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - only after the choice of what draws
 
     mpl.rcParams |= {"svg.hashsalt": "correio", "font.size": 8}
     groups = [

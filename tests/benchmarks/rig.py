@@ -236,7 +236,7 @@ async def rig() -> AsyncIterator[Rig]:
 def run_sql(url: str, *statements: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         for one in statements:
-            connection.execute(one)  # type: ignore[call-overload] - ours, from constants
+            connection.execute(one)  # type: ignore[call-overload]  # ours, from constants
 
 
 def count_rows(url: str, table: str) -> int:
@@ -250,7 +250,7 @@ def count_rows(url: str, table: str) -> int:
         finally:
             database.close()
     with psycopg.connect(url) as connection:
-        ((found,),) = connection.execute(query).fetchall()  # type: ignore[call-overload]
+        ((found,),) = connection.execute(query).fetchall()  # type: ignore[call-overload]  # ours, see run_sql
         return int(found)
 
 

@@ -19,11 +19,15 @@ from shared.broker.publisher import ConfirmingPublisher, Outgoing
 from shared.clock import SystemClock
 from shared.config import BrokerConfig, Secret
 from shared.store.migrate import migrate
+from tests.benchmarks.rig import count_rows
 from tests.support import events as ev
+from tests.support.deliveries import until_async
 from tests.support.processes import process, write_config
 from tests.support.world import Listener, Source
 
 GROUP = 2_000
+LIMIT = 600
+"""Seconds after which workers count as hanging."""
 
 
 async def fill(url: str, count: int) -> None:
@@ -63,21 +67,26 @@ async def drain(folder: Path, broker_url: str, server: Postgres, *, workers: int
             for _ in range(workers)]  # fmt: skip
     loop = asyncio.get_running_loop()
 
-    def stored() -> int:
-        with psycopg.connect(url) as connection:
-            ((found,),) = connection.execute("SELECT count(*) FROM events").fetchall()
-        return int(found)
+    async def reach(wanted: int, *, every: float) -> int:
+        """Wait for so many stored events; returns how many there are then."""
+
+        async def reached() -> bool:
+            nonlocal found
+            found = await asyncio.to_thread(count_rows, url, "events")
+            return found >= wanted
+
+        found = 0
+        await until_async(reached, limit=LIMIT, every=every)
+        return found
 
     entered = [one.__enter__() for one in made]
     try:
         for one in entered:
             one.start()
-        while (first := await asyncio.to_thread(stored)) == 0:
-            await asyncio.sleep(0.02)
+        first = await reach(1, every=0.02)
         began = loop.time()
         before = [sum(psutil.Process(one.pid).cpu_times()[:2]) for one in entered]
-        while await asyncio.to_thread(stored) < count:
-            await asyncio.sleep(0.1)
+        await reach(count, every=0.1)
         seconds = loop.time() - began
         used = [sum(psutil.Process(one.pid).cpu_times()[:2]) for one in entered]
     finally:

@@ -72,7 +72,7 @@ async def overload(rig: Rig, book: Book, *, seconds: float) -> None:
                 longest = max(longest, await depth.read())
                 spool = measure_spool(folder / "spool", now=0)
                 spooled = max(spooled, spool.events if spool is not None else 0)
-                await asyncio.sleep(0.5)
+                await asyncio.wait([loading], timeout=0.5)  # looked at twice a second meanwhile
             found, use = await loading
             stored = count_rows(place.store, "events")
             await until_rows(place.store, "events", stored + 1)

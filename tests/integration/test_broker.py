@@ -208,7 +208,7 @@ async def test_what_a_lost_channel_still_delivers_is_dropped(
     collectors = []
     consume = aiormq.Channel.basic_consume
 
-    async def noted(channel, queue, collect, **options):  # noqa: ANN001, ANN003, ANN202
+    async def noted(channel, queue, collect, **options):  # noqa: ANN001, ANN003, ANN202 - its own
         collectors.append(collect)
         return await consume(channel, queue, collect, **options)
 
@@ -226,7 +226,7 @@ async def test_what_a_lost_channel_still_delivers_is_dropped(
                 delivery=spec.Basic.Deliver(delivery_tag=2),
                 header=ContentHeader(),
                 body=b"late",
-                channel=None,  # type: ignore[arg-type] - nobody looks at it
+                channel=None,  # type: ignore[arg-type]  # nobody looks at it
             )
             await collectors[0](late)
             assert taker.unacknowledged == 1
@@ -364,7 +364,7 @@ async def test_a_declaration_that_broke_off_is_made_whole_by_the_next_process(
     declare = aio_pika.Channel.declare_queue
     left = declared
 
-    async def dying(*arguments, **options):  # noqa: ANN002, ANN003, ANN202
+    async def dying(*arguments, **options):  # noqa: ANN002, ANN003, ANN202 - its own
         nonlocal left
         if left == 0:
             raise ConnectionError("the process is killed here")

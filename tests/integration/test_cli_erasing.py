@@ -135,7 +135,7 @@ async def test_keys_are_changed_under_load_and_nothing_is_rewritten(
             ])  # fmt: skip
             found = await queries.aggregate(AggregateKey("consent", ev.APP, one))
             assert found is not None
-            assert found.state.permissions_granted  # type: ignore[union-attr]
+            assert found.state.permissions_granted  # type: ignore[union-attr]  # a consent
             turns += 1
         return turns
 

@@ -109,8 +109,10 @@ async def until(condition: Callable[[], bool], *, limit: float = 20, every: floa
             await asyncio.sleep(every)
 
 
-async def until_async(condition: Callable[[], Awaitable[bool]], *, limit: float = 20) -> None:
+async def until_async(
+    condition: Callable[[], Awaitable[bool]], *, limit: float = 20, every: float = 0.05
+) -> None:
     """The same for a condition that must be awaited."""
     async with asyncio.timeout(limit):
         while not await condition():
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(every)

@@ -131,4 +131,4 @@ async def empty_tables(url: str) -> None:
 
 def _run(url: str, statement: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement)  # type: ignore[call-overload] - ours, from constants
+        connection.execute(statement)  # type: ignore[call-overload]  # ours, from constants

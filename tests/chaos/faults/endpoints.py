@@ -1,11 +1,11 @@
 """Endpoints and the way to them."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from tests.chaos.catalogue import Act, Chapter
 from tests.chaos.stage import Stage
 from tests.support.cli import correio
+from tests.support.deliveries import until
 from tests.support.endpoints import Answer
 from tests.support.proxy import BOTH, Way, Weather
 
@@ -166,12 +166,10 @@ async def name_unknown(stage: Stage) -> AsyncIterator[None]:
         start = log.stat().st_size
 
         def noticed() -> bool:
+            stage.endpoint_link.reset()  # again and again: the name is remembered for 10 s
             with log.open("rb") as file:
                 file.seek(start)
                 return b'"retrying"' in file.read()
 
-        async with asyncio.timeout(30):
-            while not noticed():  # the name is remembered for 10 s
-                stage.endpoint_link.reset()
-                await asyncio.sleep(0.1)
+        await until(noticed, limit=30, every=0.1)
         yield

@@ -29,7 +29,7 @@ async def put(stage: Stage, queue: str, *bodies: bytes, **headers: object) -> No
     """Put messages into a queue as somebody else would."""
     async with channel(stage) as open_channel:
         for body in bodies:
-            message = aio_pika.Message(body, headers=headers)  # type: ignore[arg-type]
+            message = aio_pika.Message(body, headers=headers)  # type: ignore[arg-type]  # any value that AMQP knows
             await open_channel.default_exchange.publish(message, routing_key=queue)
 
 
@@ -143,7 +143,7 @@ async def hangs_up(stage: Stage) -> AsyncIterator[None]:
 )
 async def line_breaks(stage: Stage) -> AsyncIterator[None]:
     for _ in range(30):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # the fault itself: a reset every 100 ms
         stage.door.reset()
     yield
 

@@ -88,5 +88,5 @@ async def file_deleted(stage: Stage) -> AsyncIterator[None]:
     for one in stage.world.spool.iterdir():
         one.unlink()
     async with stage.broker.only("receiver").cut():
-        await asyncio.sleep(1)
+        await stage.says("receiver", "batch.accepted", of='"spool"')
         yield

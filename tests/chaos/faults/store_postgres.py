@@ -27,7 +27,7 @@ async def run(stage: Stage, *statements: str) -> None:
     """Statements of an operator, past every proxy."""
     async with await psycopg.AsyncConnection.connect(server(stage).url, autocommit=True) as link:
         for one in statements:
-            await link.execute(one)  # type: ignore[call-overload] - ours, from constants
+            await link.execute(one)  # type: ignore[call-overload]  # ours, from constants
 
 
 TERMINATE = (
@@ -231,7 +231,7 @@ async def locked(stage: Stage) -> AsyncIterator[None]:
 async def backends_terminated(stage: Stage) -> AsyncIterator[None]:
     for _ in range(10):
         await run(stage, TERMINATE)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # the fault itself: between two kills work gets under way anew
     yield
 
 

@@ -22,7 +22,7 @@ class Desk(Context):
 
     def __init__(self, world: "SimWorld", life: Life) -> None:
         super().__init__()
-        self.config = world.config  # type: ignore[misc] - a cached property of the real one
+        self.config = world.config  # type: ignore[misc]  # a cached property of the real one
         self.clock = SimClock(life)
 
 

@@ -140,7 +140,7 @@ def test_any_order_of_arrival_ends_as_the_model_says(
     expected = model.consent((one, digest) for digest, (one, _) in decoded.items())
 
     arrivals = list(decoded.values())
-    random.shuffle(arrivals)  # type: ignore[attr-defined] - hypothesis gives a Random
+    random.shuffle(arrivals)  # type: ignore[attr-defined]  # hypothesis gives a Random
     state: aggregates.State = ConsentState()
     history = []
     for _, event in arrivals:

@@ -84,6 +84,6 @@ def test_any_order_of_arrival_ends_the_same(
 ) -> None:
     history = [(_at(i), fact) for i, fact in enumerate(drawn)]
     expected = product_request.fold(history)
-    random.shuffle(history)  # type: ignore[attr-defined] - hypothesis gives a Random
+    random.shuffle(history)  # type: ignore[attr-defined]  # hypothesis gives a Random
     assert product_request.fold(history) == expected
     assert isinstance(expected, ProductRequestState)

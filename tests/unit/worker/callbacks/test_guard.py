@@ -179,7 +179,7 @@ async def test_a_name_good_at_first_and_bad_later_never_reaches_the_bad_one(
     async with Caller(config, clock=clock, lookup=lookup) as caller:
         first = (await caller.attempt(target, delivery())).outcome
         for session in caller._sessions.values():
-            session.connector.clear_dns_cache()  # type: ignore[union-attr] - always a TCPConnector
+            session.connector.clear_dns_cache()  # type: ignore[union-attr]  # always a TCPConnector
         second = (await caller.attempt(target, delivery())).outcome
     assert isinstance(first, RetryableFailure)
     assert first.kind is FailureKind.CONNECT
