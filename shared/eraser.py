@@ -74,6 +74,8 @@ SELECT id, aggregate_id, kind, partner_app_id, key, reason, asked_at, state, tok
 FROM erasures WHERE state <> 'done' AND due_at <= ? ORDER BY due_at LIMIT ?
 """
 
+_FIRST_DUE = "SELECT due_at FROM erasures WHERE state <> 'done' ORDER BY due_at LIMIT 1"
+
 _WITH_CONSENT = """
 SELECT a.kind, a.partner_app_id, a.key FROM ordered_for o JOIN aggregates a ON a.id = o.aggregate_id
 WHERE o.consent_id = ? AND a.partner_app_id = ?
@@ -234,6 +236,12 @@ class Eraser:
         finally:
             await self._lease.end()
         return count
+
+    async def overdue(self) -> float:
+        """For how many seconds the longest due erasure has waited for somebody; 0 without any."""
+        for (due_at,) in await self._store.fetch(_FIRST_DUE):
+            return max(0, self._clock.now() - int(due_at)) / 1000
+        return 0.0
 
     async def _jobs(self) -> list[Job]:
         rows = await self._store.fetch(_DUE, (self._clock.now(), BATCH))

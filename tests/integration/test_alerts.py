@@ -43,6 +43,8 @@ HEALTHY = {
     'correio_events_paused{instance="c"}': f"0{STILL}",
     'correio_retention_ended_timestamp_seconds{instance="c"}': f"0+60x{MINUTES}",
     'correio_retention_interval_seconds{instance="c"}': f"300{STILL}",
+    'correio_erasures_overdue_seconds{instance="c"}': f"30{STILL}",
+    'correio_unopened_total{instance="c"}': f"0{STILL}",
     'correio_callbacks_paused{instance="d"}': f"0{STILL}",
     **{
         f'correio_queue_{figure}{{queue="correio.{queue}",instance="{seen_by}"}}': f"{value}{STILL}"
@@ -176,6 +178,14 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
     "retention late": (
         {'correio_retention_ended_timestamp_seconds{instance="c"}': f"0{STILL}"},
         {"CorreioRetentionLate": {}},
+    ),
+    "erasures late": (
+        {'correio_erasures_overdue_seconds{instance="c"}': f"0+60x{MINUTES}"},
+        {"CorreioErasuresLate": {}},
+    ),
+    "seals broken": (
+        {'correio_unopened_total{instance="c"}': f"0x{MINUTES - 20} 1+0x20"},
+        {"CorreioSealsBroken": {}},
     ),
     "backlog": (
         {'correio_consumer_oldest_message_age_seconds{queue="correio.events"}': f"90{STILL}"},

@@ -29,9 +29,11 @@ from worker.events.arrivals import Arrival
 
 TOKEN = "a-token-of-more-than-twenty-characters"
 READER = "another-token-of-more-than-twenty-characters"
+TRUSTED = "a-third-token-of-more-than-twenty-characters"
 OPERATORS = [
     {"name": "ana", "secrets": [TOKEN]},
     {"name": "rui", "secrets": [READER], "read_only": True},
+    {"name": "eva", "secrets": [TRUSTED], "read_only": True, "may_unmask": True},
 ]
 CPF = "39053344705"
 
@@ -212,6 +214,31 @@ async def test_an_operator_looks_and_acts(guarded: Served) -> None:
         assert found.keys() == real.keys()
         assert {"critical"} == {one["severity"] for one in seen["stuck"] if "worker" in one["what"]}
         assert len((await page.get("history"))[1]["points"]) >= 1
+
+
+async def test_what_is_masked_is_shown_in_full_to_few_and_each_look_is_recorded(
+    guarded: Served,
+) -> None:
+    for token in (TOKEN, READER):
+        page = guarded.page()
+        async with page.http:
+            await page.enter(token)
+            (entry,) = (await page.get("quarantine"))[1]["entries"]
+            status, said = await page.get(f"quarantine/{entry['id']}?unmask=1")
+            assert status == 403
+            assert CPF not in str(said)
+            assert (await page.get("audit"))[1]["notes"] == []
+    page = guarded.page()
+    async with page.http:
+        await page.enter(TRUSTED)
+        assert CPF not in str(await page.get(f"quarantine/{entry['id']}"))
+        assert (await page.get("audit"))[1]["notes"] == []
+        status, shown = await page.get(f"quarantine/{entry['id']}?unmask=1")
+        assert status == 200
+        assert CPF in shown["body"]
+        (note,) = (await page.get("audit"))[1]["notes"]
+    assert (note["actor"], note["action"]) == ("eva@console", "quarantine.unmask")
+    assert entry["id"] in str(note)
 
 
 async def test_the_page_brings_everything_with_it(guarded: Served) -> None:

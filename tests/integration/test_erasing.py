@@ -169,6 +169,20 @@ async def test_the_eraser_goes_on_to_request_link_and_quarantine(place: Place) -
     assert await place.balanced()
 
 
+async def test_it_is_told_how_late_the_next_step_of_an_erasure_is(place: Place) -> None:
+    assert await place.eraser.overdue() == 0
+    await place.take(*life("maria"), about("maria", "consent_deleted_by_user", 9))
+    place.clock.move(100)
+    assert await place.eraser.overdue() == 100
+    await place.eraser.work()
+    assert await place.eraser.overdue() == 0  # not due yet
+    place.clock.move(SECOND_LOOK / 1000 + 7)
+    assert await place.eraser.overdue() == 7
+    await place.eraser.work()
+    place.clock.move(1_000)
+    assert await place.eraser.overdue() == 0
+
+
 async def test_late_repeated_and_replayed_events_leave_nothing_but_counts(place: Place) -> None:
     await place.take(*life("maria"), unknown("maria", consentId="maria-consent"))
     await place.take(about("maria", "consent_deleted_by_user", 9))

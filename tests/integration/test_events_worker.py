@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import random
+import re
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,17 @@ from deploy.local.provide import PrivateBroker
 from shared.broker import headers, topology
 from shared.broker.depth import depths
 from shared.broker.publisher import ConfirmingPublisher, Outgoing
-from shared.config import BrokerConfig, Secret
+from shared.clock import SystemClock
+from shared.config import BrokerConfig, Secret, StoreConfig
+from shared.eraser import TASK
 from shared.store.migrate import migrate
+from shared.store.open import open_store
 from tests.support import books
 from tests.support import events as ev
 from tests.support.processes import Process, process, write_config
 
 LIMIT = 60
+HOUR = 3_600_000
 
 
 def configuration(folder: Path, broker: str, store: str, **events: Any) -> Path:
@@ -95,6 +101,36 @@ async def test_events_flow_from_the_queue_into_state(
     books.check(after)
     assert after.quarantined == {"no_event_name": 1}
     assert await ready(broker_url) == 0
+
+
+async def test_it_tells_how_late_an_erasure_is_that_does_not_go_on(
+    broker_url: str, store_url: str, tmp_path: Path
+) -> None:
+    await topology.declare(broker_url)
+    store, now = open_store(StoreConfig(url=Secret(store_url))), SystemClock().now()
+    await store.start()
+    await store.change([
+        ("INSERT INTO erasures (id, aggregate_id, kind, partner_app_id, key, reason, asked_at, "
+         "state, due_at, tokens, receipt) "
+         "VALUES ('x', 1, 'consent', 'a', 'k', 'event', ?, 'pending', ?, '[]', ?)",
+         (now - HOUR, now - HOUR, b"{}")),
+        ("INSERT INTO leases (name, holder, held_until, ended_at) VALUES (?, 'another', ?, 0)",
+         (TASK, now + HOUR)),
+    ])  # fmt: skip
+    await store.close()
+    config = configuration(tmp_path, broker_url, store_url)
+    with events_worker(tmp_path, config) as worker:
+        worker.start()
+        await worker.until_ready()
+
+        def overdue() -> float:
+            with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/metrics") as answer:
+                shown = answer.read()
+            found = re.search(rb"\ncorreio_erasures_overdue_seconds (\S+)\n", shown)
+            return float(found[1]) if found else 0.0
+
+        await until(lambda: HOUR / 1000 <= overdue() < HOUR / 1000 + LIMIT)
+        assert worker.stop() == 0
 
 
 async def test_it_starts_before_broker_and_store_and_waits_for_them(

@@ -42,6 +42,10 @@ ERASURES = Counter("correio_erasures_total", "Looks at erasures under way; each 
 ERASURE_FAILURES = Counter(
     "correio_erasure_failures_total", "Passes of the eraser that broke off and will be made again."
 )
+ERASURES_OVERDUE = Gauge(
+    "correio_erasures_overdue_seconds",
+    "How long the longest due step of an erasure had waited at the last look; 0 without any.",
+)
 UNWRAPPED = Gauge(
     "correio_sealing_unwrapped", "1 while data keys rest unwrapped, since no key is configured."
 )

@@ -137,6 +137,7 @@ class EventsService:
         caught_up = False
         while True:
             try:
+                metrics.ERASURES_OVERDUE.set(await self._eraser.overdue())
                 if not caught_up:
                     await self._eraser.catch_up()
                     caught_up = True
