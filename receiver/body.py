@@ -86,15 +86,20 @@ async def _read(content: StreamReader, *, limit: int, held: Held) -> bytes | Ref
         return chunk if held.grow(len(chunk)) else _crowded()
     chunks: list[bytes] = []
     size = 0
-    while chunk:
-        size += len(chunk)
-        if size > limit:
-            return _too_large(limit)
-        if not held.grow(size):
-            return _crowded()
-        chunks.append(chunk)
-        chunk = await content.readany()
-    return b"".join(chunks)
+    try:
+        while chunk:
+            size += len(chunk)
+            if size > limit:
+                return _too_large(limit)
+            if not held.grow(size):
+                return _crowded()
+            chunks.append(chunk)
+            chunk = await content.readany()
+        return b"".join(chunks)
+    finally:
+        # A stream keeps the exception that ended it, the exception keeps this frame, and the frame
+        # the stream: what lies in here would stay until the next look for cycles.
+        chunks.clear()
 
 
 def check_encoding(request: BaseRequest) -> Refusal | None:
