@@ -101,6 +101,8 @@ class Stage:
                 url,
                 endpoint,
                 way=self._way(endpoint),
+                deleting=True,
+                sealing={"erasing_interval": 0.5},
                 receiver={"port": port, "spool": str(self.spool_disk.folder / "spool")},
             )
         )

@@ -15,7 +15,9 @@ from deploy.local.rabbitmq import free_port
 from shared.broker import topology
 from shared.broker.depth import depths
 from shared.config import Secret
+from shared.domain.aggregates import is_erased
 from shared.errors import CorreioError
+from shared.store.locate import sqlite_path
 from shared.store.migrate import migrate
 from shared.store.spool import measure_spool
 from tests.support import books
@@ -23,6 +25,7 @@ from tests.support import events as ev
 from tests.support.endpoints import SECRET as ENDPOINT_SECRET
 from tests.support.endpoints import Endpoint, serving
 from tests.support.http import SECRET, Client, connected, request
+from tests.support.privacy import impersonal, in_clear, mark_of, remains
 from tests.support.processes import Process, process, write_config
 
 ROLES = {"receiver": ("receiver",), "events": ("worker", "events"),
@@ -47,10 +50,13 @@ class Listener:
 class Source:
     """Sends batches of events, and each of them again until it gets its 200."""
 
-    def __init__(self, *receivers: Listener, name: str = "", patience: float = 10.0) -> None:
+    def __init__(
+        self, *receivers: Listener, name: str = "", patience: float = 10.0, deleting: bool = False
+    ) -> None:
         """`receivers` take turns; one that answers nothing is given up after `patience` seconds.
 
-        What sources of different `name` send has nothing in common.
+        What sources of different `name` send has nothing in common. `deleting`: users delete every
+        third consent, and whatever is personal bears the mark of `tests.support.privacy`.
         """
         self.made: list[dict[str, Any]] = []
         self.accepted: set[str] = set()
@@ -61,7 +67,7 @@ class Source:
         self._receivers = itertools.cycle(receivers)
         self._patience = patience
         self._name = name
-        self._histories = _histories(name)
+        self._histories = _histories(name, deleting=deleting)
         self._client: Client | None = None
         self._open = contextlib.AsyncExitStack()
 
@@ -141,13 +147,14 @@ class Source:
                 assert (await client.answer()).status == 200
 
 
-def _histories(name: str) -> Iterator[dict[str, Any]]:
+def _histories(name: str, *, deleting: bool) -> Iterator[dict[str, Any]]:
     """Events of ever new consents, no two of which have the same id or time."""
+    number, consent = 0, ""
 
     def made(kind: str, at: int, **payload: Any) -> dict[str, Any]:
-        return ev.event(kind, at=at, event_id=f"{name}{kind}-{at}", **payload)
+        event = ev.event(kind, at=at, event_id=f"{name}{kind}-{at}", **payload)
+        return _marked(event, consent) if deleting else event
 
-    number = 0
     while True:
         number += 1
         link, consent, wish = f"{name}l{number // 5}", f"{name}c{number}", f"{name}r{number}"
@@ -157,6 +164,20 @@ def _histories(name: str) -> Iterator[dict[str, Any]]:
         yield made("consent_authorised", at + 1, linkId=link, consentId=consent)
         yield made("product_generated_success", at + 5, linkId=link, requestId=wish)
         yield made("product_request_received", at + 4, linkId=link, requestId=wish)
+        if deleting and number % 3 == 0:
+            yield made("consent_deleted_by_user", at + 6, linkId=link, consentId=consent)
+
+
+def _marked(event: dict[str, Any], consent: str) -> dict[str, Any]:
+    """The event with a mark in all that is personal; see `tests.support.privacy`."""
+    mark, payload = mark_of(consent).decode(), event["payload"]
+    payload["personalTaxId"] = event["externalInfo"]["myUUID"] = mark
+    if "consents" in payload:
+        payload["consents"]["externalTrackId"] = mark
+        payload["consents"]["permissionsGranted"] = [f"{mark} {one}" for one in "ABC"]
+    if "requestBody" in payload:
+        payload["requestBody"]["taxId"] = mark
+    return event
 
 
 class Way(Struct, frozen=True):
@@ -186,11 +207,14 @@ class World:
         endpoint: Endpoint,
         *,
         way: Way | None = None,
+        deleting: bool = False,
         **more: Any,
     ) -> None:
         """`more` are further sections of the configuration, or fields of those there are.
 
-        `console` among them lets the console run too.
+        `deleting`: see `Source`; of the world's own source.
+
+        `console` among `more` lets the console run too.
         """
         self._way = way or Way()
         self.folder = folder
@@ -200,7 +224,7 @@ class World:
         self.port = free_port()
         self.spool = Path(more.get("receiver", {}).get("spool", folder / "spool"))
         self._sources: list[Source] = []
-        self.source = self.another_source()
+        self.source = self.another_source(deleting=deleting)
         sections: dict[str, Any] = {
             "broker": {
                 "url": broker.url, "reconnect_max": 0.3, "metrics_url": broker.metrics_url,
@@ -250,10 +274,12 @@ class World:
         self.parts[name].start()
         return self.parts[name]
 
-    def another_source(self, name: str = "", *, patience: float = 10.0) -> Source:
+    def another_source(
+        self, name: str = "", *, patience: float = 10.0, deleting: bool = False
+    ) -> Source:
         """A source of its own, whose events belong to the books like those of the first."""
         listeners = map(Listener, self._way.door or (self.port,))
-        self._sources.append(Source(*listeners, name=name, patience=patience))
+        self._sources.append(Source(*listeners, name=name, patience=patience, deleting=deleting))
         return self._sources[-1]
 
     @property
@@ -317,7 +343,10 @@ class World:
         await self.applied()
 
         async def waiting() -> dict[str, Any]:
-            query = "SELECT id, state FROM deliveries WHERE state <> 'delivered'"
+            query = (
+                "SELECT id, state FROM deliveries WHERE state <> 'delivered' "
+                "UNION ALL SELECT id, state FROM erasures WHERE state NOT IN ('settling', 'done')"
+            )
             return dict(await asyncio.to_thread(books.fetch, self.store, query))
 
         await _until(waiting)
@@ -336,16 +365,33 @@ class World:
         assert len(stored) == len(set(stored))
         assert set(stored) == {one["eventId"] for one in made} == self.accepted
         assert sum(after.quarantined.values()) == foreign, after.quarantined
-        self._judge_callbacks()
+        self._judge_callbacks({key.id for key, one in after.states.items() if is_erased(one)})
+        self._judge_privacy()
         return after
 
-    def _judge_callbacks(self) -> None:
-        """Each notification arrived at least once, under one id with one body, rightly signed."""
+    def _judge_privacy(self) -> None:
+        """Nothing personal lies about in clear, and none of it outlives an erasure."""
+        counts = remains(self.store).items()
+        left = {what: books.fetch(self.store, query) for what, query in counts}
+        assert {what: rows for what, rows in left.items() if rows != [(0,)]} == {}
+        path = sqlite_path(Secret(self.store))
+        folders = [self.spool] if path is None else [self.spool, path.parent]
+        assert [one for folder in folders for one in in_clear(folder)] == []
+
+    def _judge_callbacks(self, erased: set[str]) -> None:
+        """Each notification arrived at least once, under one id with one body, rightly signed.
+
+        Of what is `erased`, what was personal may be missing in later attempts.
+        """
         assert self.endpoint.wrong == []
         calls = self.endpoint.by_id
         told = {one for (one,) in books.fetch(self.store, "SELECT id FROM deliveries")}
         assert set(calls) == told
-        assert all(len({call.body for call in made}) == 1 for made in calls.values())
+        for made in calls.values():
+            bodies = {call.body for call in made}
+            if made[0].content["data"]["id"] in erased:
+                bodies = {impersonal(one) for one in bodies}
+            assert len(bodies) == 1
 
 
 async def _until(nothing: Callable[[], Awaitable[dict[str, Any]]]) -> None:

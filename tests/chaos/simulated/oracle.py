@@ -8,7 +8,6 @@ import orjson
 
 from shared.config import Secret, StoreConfig
 from shared.domain.aggregates import is_erased
-from shared.domain.private import MEMBERS
 from shared.domain.product_request import ProductRequestState
 from shared.store.audit import audit
 from shared.store.open import open_store
@@ -18,6 +17,7 @@ from tests.chaos.simulated.loop import EPOCH, Life
 from tests.chaos.simulated.privacy import privacy_faults
 from tests.chaos.simulated.world import ENDPOINTS, HEALED, SimWorld
 from tests.support import books
+from tests.support.privacy import impersonal
 
 LOOK = 2.0
 """Seconds between two looks at what is still under way."""
@@ -78,7 +78,7 @@ async def judge(world: SimWorld, store: Store, url: str) -> list[str]:
     after = books.read(url)
     erased = {key.id for key, state in after.states.items() if is_erased(state)}
     faults += await _told_faults(world, store, erased)
-    faults += await privacy_faults(store, after, world.folder, world.keys)
+    faults += await privacy_faults(store, url, after, world.folder, world.keys)
     for reason, count in after.quarantined.items():
         world.weather.seen[f"(quarantined: {reason})"] += count
     try:
@@ -150,7 +150,7 @@ async def _told_faults(world: SimWorld, store: Store, erased: set[str]) -> list[
         elif state != "delivered" and not (state == "cancelled" and one in world.cancelled):
             faults.append(f"{one} to {name} is {state}")
         bodies = {call.body for call in calls}
-        if len(bodies if key not in erased else {_impersonal(body) for body in bodies}) > 1:
+        if len(bodies if key not in erased else {impersonal(body) for body in bodies}) > 1:
             faults.append(f"{one} to {name} has {len(bodies)} bodies")
         for body in bodies:
             told = orjson.loads(body)
@@ -168,14 +168,6 @@ async def _told_faults(world: SimWorld, store: Store, erased: set[str]) -> list[
     if due != len(rows):
         faults.append(f"{due} notifications are due, {len(rows)} exist")
     return faults
-
-
-def _impersonal(body: bytes) -> bytes:
-    """A body without what an erasure between two attempts takes away."""
-    told = orjson.loads(body)
-    for member in MEMBERS:
-        told["data"].pop(member, None)
-    return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
 
 
 def _spool_faults(world: SimWorld) -> list[str]:

@@ -3,48 +3,19 @@
 from pathlib import Path
 
 from shared.domain.consent import ConsentState
-from shared.domain.keys import AggregateKind
-from shared.domain.private import BLANK
 from shared.store.port import Store
 from shared.store.queries import Queries
 from shared.store.seals import owner
-from tests.chaos.simulated.source import MARK, mark_of
 from tests.support import books
-
-_OF_ERASED = "WHERE a.kind = 'consent' AND a.status = 'DELETED_BY_USER'"
-
-_BLANK = BLANK[AggregateKind.CONSENT].hex()
-
-LEFT: dict[str, str] = {
-    "payloads": (
-        "SELECT count(*) FROM payloads p JOIN history h ON h.event_seq = p.seq "
-        f"JOIN aggregates a ON a.id = h.aggregate_id {_OF_ERASED}"
-    ),
-    "data keys": (
-        f"SELECT count(*) FROM data_keys k JOIN aggregates a ON a.id = k.aggregate_id {_OF_ERASED}"
-    ),
-    "states": f"SELECT count(*) FROM aggregates a {_OF_ERASED} AND a.private IS NOT NULL",
-    "facts": (
-        f"SELECT count(*) FROM history h JOIN aggregates a ON a.id = h.aggregate_id {_OF_ERASED} "
-        "AND h.private IS NOT NULL"
-    ),
-    "notices": (
-        f"SELECT count(*) FROM transitions t JOIN aggregates a ON a.id = t.aggregate_id "
-        f"{_OF_ERASED} AND t.private <> X'{_BLANK}'"
-    ),
-    "subjects": (
-        f"SELECT count(*) FROM subjects s JOIN aggregates a ON a.id = s.aggregate_id {_OF_ERASED}"
-    ),
-}
-"""What must be gone with a consent that its user deleted → a query that counts what is left."""
+from tests.support.privacy import MARK, OF_ERASED, mark_of, remains
 
 
 async def privacy_faults(
-    store: Store, after: books.Books, folder: Path, made: list[tuple[bytes, bytes]]
+    store: Store, url: str, after: books.Books, folder: Path, made: list[tuple[bytes, bytes]]
 ) -> list[str]:
     """What can be read that may not be; `made` are the data keys, each with its owner."""
     faults = await _key_faults(store, folder, made)
-    for what, query in LEFT.items():
+    for what, query in remains(url).items():
         ((count,),) = await store.fetch(query)
         if count:
             faults.append(f"of erased consents {count} {what} are left")
@@ -64,7 +35,7 @@ async def privacy_faults(
 
 async def _key_faults(store: Store, folder: Path, made: list[tuple[bytes, bytes]]) -> list[str]:
     """Destroyed keys of which the database has left the bytes in its files."""
-    rows = await store.fetch(f"SELECT a.id FROM aggregates a {_OF_ERASED}")
+    rows = await store.fetch(f"SELECT a.id FROM aggregates a {OF_ERASED}")
     gone = {owner(one) for (one,) in rows}
     return [
         f"{name} holds the destroyed key of {whose.decode()}"

@@ -12,6 +12,7 @@ from tests.chaos.simulated.loop import SimLoop
 from tests.chaos.simulated.weather import Weather
 from tests.chaos.simulated.web import TRAVEL, SimServer
 from tests.support import events as ev
+from tests.support.privacy import mark_of
 
 PATIENCE = 10.0
 """Seconds that the source waits for an answer (domain.md)."""
@@ -25,18 +26,8 @@ JUNK: tuple[Any, ...] = (
     {"eventType": "analysis", "eventName": "analysis_finished"},
 )  # fmt: skip
 
-
-MARK = b"Zdenka"
-"""Part of all that is personal."""
-
-
 POISON = b"poison"
 """Part of the id of an event that the store refuses for its content."""
-
-
-def mark_of(consent: str) -> bytes:
-    """Part of all that is personal of one consent."""
-    return b"%b of %b" % (MARK, consent.encode())
 
 
 class Told:
