@@ -36,6 +36,10 @@ from shared.store.port import EventStore, EventTransaction, SqlStore, TraceStore
 from shared.store.rows import Aggregate, Changes, Erased, Why
 
 TASK: Final = "erasing"
+HELD: Final = 8.0
+"""Seconds for which nobody else erases when a process dies at it. If one is merely slow and two do
+the same, nothing comes of it: each step is done once, whoever is first."""
+
 SECOND_LOOK: Final = 120_000
 """Milliseconds; no transaction lasts so long."""
 BATCH: Final = 100
@@ -156,7 +160,7 @@ class Eraser:
         self._store = store
         self._clock = clock
         self._subscriptions = Subscriptions(config.endpoint)
-        self._lease = Lease(store, TASK, clock=clock)
+        self._lease = Lease(store, TASK, clock=clock, seconds=HELD)
 
     async def erase(self, key: AggregateKey, *, why: Why) -> bool:
         """Erase one aggregate and tell its endpoints; False if it was erased before."""

@@ -6,7 +6,7 @@ from shared.ids import new_id
 from shared.store.port import SqlStore
 
 SECONDS = 120.0
-"""For so long a lease holds; whoever is at work renews it well before."""
+"""For so long a lease holds if nothing else is said; whoever is at work renews it well before."""
 
 _MAKE = "INSERT INTO leases (name, holder, held_until, ended_at) VALUES (?, '', 0, ?) ON CONFLICT (name) DO NOTHING"  # noqa: E501 - one statement
 _NOT_FREE = "SELECT 1 FROM leases WHERE name = ? AND (held_until > ? OR ended_at > ?)"
@@ -26,7 +26,11 @@ class LeaseLostError(CorreioError):
 class Lease:
     """The right to do one task, from a row of the store."""
 
-    def __init__(self, store: SqlStore, name: str, *, clock: Clock) -> None:
+    def __init__(
+        self, store: SqlStore, name: str, *, clock: Clock, seconds: float = SECONDS
+    ) -> None:
+        """`seconds`: for so long nobody else goes on with the task if its holder dies."""
+        self._seconds = seconds
         self._store = store
         self._name = name
         self._clock = clock
@@ -49,7 +53,7 @@ class Lease:
         return taken > 0
 
     async def renew(self) -> None:
-        """Keep it; call this at least every `SECONDS` / 2.
+        """Keep it; call this at least every half of its seconds.
 
         Raises:
             LeaseLostError: it is another's by now.
@@ -74,5 +78,5 @@ class Lease:
         return int(found[0][0]) if found else None
 
     def _until(self) -> int:
-        self._renew_after = self._clock.monotonic() + SECONDS / 4
-        return self._clock.now() + int(SECONDS * 1000)
+        self._renew_after = self._clock.monotonic() + self._seconds / 4
+        return self._clock.now() + int(self._seconds * 1000)

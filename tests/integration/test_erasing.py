@@ -7,9 +7,10 @@ import pytest
 
 from shared.config import Config, EndpointConfig, Secret, SourceConfig
 from shared.domain.keys import AggregateKey
-from shared.eraser import SECOND_LOOK, Eraser
+from shared.eraser import HELD, SECOND_LOOK, TASK, Eraser
 from shared.errors import SealingKeyError, StoreUnavailableError
 from shared.store.audit import audit
+from shared.store.lease import Lease
 from shared.store.port import Store
 from shared.store.queries import Queries
 from shared.store.rows import AttemptRecord, DeliveryState, Why
@@ -308,6 +309,15 @@ async def test_what_fails_half_way_is_done_the_next_time(
     await place.erased()
     assert place.words() == []
     assert place.rows("SELECT DISTINCT state FROM erasures") == [("done",)]
+
+
+async def test_what_a_dead_process_was_erasing_is_gone_on_with_within_seconds(place: Place) -> None:
+    await place.take(*life("maria"), about("maria", "consent_deleted_by_user", 9))
+    dead = Lease(place.store, TASK, clock=place.clock, seconds=HELD)
+    assert await dead.take(ended_before=place.clock.now())
+    assert await place.eraser.work() == 0
+    place.clock.move(HELD)
+    assert await place.eraser.work() > 0
 
 
 async def test_a_receipt_says_what_went_where(place: Place) -> None:
