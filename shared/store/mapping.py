@@ -32,11 +32,11 @@ from shared.store.seals import (
     opened,
 )
 
-SELECT_DELIVERIES = """
+_DELIVERIES = """
 SELECT d.id, d.endpoint, d.type, d.state, d.due_at, d.attempts, t.at, t.data,
        a.kind, a.partner_app_id, a.key, d.version, d.lease_until, d.round_start, d.traceparent,
        a.id, t.private, k.wrapped_by, k.key
-FROM deliveries d
+FROM {} d
 JOIN transitions t ON t.aggregate_id = d.aggregate_id AND t.version = d.version
 JOIN aggregates a ON a.id = d.aggregate_id
 LEFT JOIN data_keys k ON k.aggregate_id = d.aggregate_id
@@ -59,8 +59,13 @@ EVENT_COLUMNS = (
 )  # fmt: skip
 
 
+def select_deliveries(table: str = "deliveries") -> str:
+    """The columns from which `delivery` makes one, of a table or of a part of a statement."""
+    return _DELIVERIES.format(table)
+
+
 def delivery(sealing: Sealing, row: Sequence[Any]) -> Delivery:
-    """A delivery from the columns of `SELECT_DELIVERIES`."""
+    """A delivery from the columns of `select_deliveries`."""
     number, private, *key = row[15:]
     private = opened(sealing.box(number, *key), private, about_data(number, row[11]))
     return Delivery(
@@ -87,6 +92,19 @@ def sealed_answer(sealing: Sealing, one: AttemptRecord, key: Sequence[Any]) -> b
     """
     box = sealing.box(*key)
     return box.seal(one.answer, about_answer(one.delivery_id)) if box else None
+
+
+def turns(attempts: Sequence[AttemptRecord]) -> list[list[AttemptRecord]]:
+    """The attempts, in their order, parted so that each part has one of a delivery at most."""
+    turns: list[list[AttemptRecord]] = []
+    seen: Counter[str] = Counter()
+    for one in attempts:
+        turn = seen[one.delivery_id]
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(one)
+        seen[one.delivery_id] += 1
+    return turns
 
 
 def folded_entry(box: Box | None, row: Sequence[Any]) -> FoldedEntry:

@@ -22,6 +22,7 @@ from shared.store.rows import (
     EventRef,
     FoldedEntry,
     KnownEvent,
+    Standing,
     Wakeup,
 )
 from shared.store.seals import Sealing
@@ -124,8 +125,8 @@ class DeliveryStore(Protocol):
         """Set the wake time of deliveries that cannot be attempted now; costs no attempt."""
         ...
 
-    async def load(self, ids: Collection[str]) -> list[Delivery]:
-        """The deliveries with these ids; unknown ids are left out."""
+    async def load(self, ids: Collection[str]) -> list[Standing]:
+        """How the deliveries with these ids stand; unknown ids are left out."""
         ...
 
     async def claim(

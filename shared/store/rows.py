@@ -210,6 +210,18 @@ class Wakeup(Struct, frozen=True):
     due_at: int
 
 
+class Standing(Struct, frozen=True):
+    """How a delivery stands: what there is to know before it is attempted."""
+
+    id: str
+    endpoint: str
+    state: DeliveryState
+    due_at: int
+    attempts: int
+    round_start: int
+    lease_until: int | None
+
+
 class Delivery(Struct, frozen=True):
     """A delivery with all that an attempt needs; `data` is the transition's JSON."""
 

@@ -76,7 +76,7 @@ def bar_lines(book: Book) -> list[str]:
 
 def table(book: Book) -> list[str]:
     """Every figure: median, spread, CPU and memory."""
-    lines = ["| What | Side | Median | Spread | p50, p99 ms | CPU of each process | Memory |",
+    lines = ["| What | Side | Median | Spread | p50, p99 ms (connections) | CPU | Memory |",
              "|---|---|---:|---:|---|---|---|"]  # fmt: skip
     for one in book.figures:
         cpu = ", ".join(f"{name} {share:.0%}" for name, share in one.median_cpu().items())
@@ -90,6 +90,8 @@ def table(book: Book) -> list[str]:
         )
         if one.more and "p99" in one.more[0]:
             latency = f"{one.median_of('p50'):.1f}, {one.median_of('p99'):.1f}"
+            if all("connections" in each for each in one.more):
+                latency += f" ({one.median_of('connections'):.0f})"
         value = f"{one.median:,.0f}" if one.median >= 100 else f"{one.median:,.1f}"
         lines.append(
             f"| {one.measure} | {one.side} | {value} {one.unit} | ± {one.spread:.0%} "

@@ -74,7 +74,7 @@ async def state_of(store: Store, one: str = "d1") -> DeliveryState:
 
 
 async def test_a_delivery_carries_all_that_an_attempt_needs(filled: Store) -> None:
-    (one,) = await filled.load(["d1", "unknown"])
+    (one,) = await filled.claim(["d1", "unknown"], lease="L", now=NOW, lease_until=NOW + 1)
     assert (one.id, one.endpoint, one.type, one.state) == ("d1", "crm", "link.created", PENDING)
     assert (one.aggregate, one.version, one.data, one.transition_at) == (KEY, 1, b'{"v":1}', NOW)
     assert (one.due_at, one.attempts, one.round_start, one.traceparent) == (NOW, 0, 0, "tp")

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from shared.broker.connection import first_of
 from shared.broker.consumer import BatchConsumer
 from shared.logs import get_logger
-from shared.store.rows import Delivery, DeliveryState
+from shared.store.rows import DeliveryState, Standing
 from worker.callbacks import metrics
 from worker.callbacks.lanes import Lanes, Waiting, parked_wake
 from worker.callbacks.means import Means
@@ -101,7 +101,7 @@ class Intake:
             StoreConflictError: likewise.
         """
         now = self._means.clock.now()
-        early: list[Delivery] = []
+        early: list[Standing] = []
         parked: dict[str, int] = {}
         loaded = await self._means.store.load(dict.fromkeys(ids))
         results = Counter(unknown=len(set(ids)) - len(loaded))
@@ -144,7 +144,7 @@ def id_in(body: bytes) -> str | None:
     return body.decode() if len(body) <= ID_MAX and ID.fullmatch(body) else None
 
 
-def _is_wanted(delivery: Delivery, now: int) -> bool:
+def _is_wanted(delivery: Standing, now: int) -> bool:
     """Whether it still waits for an attempt that nobody else is making."""
     leased = delivery.lease_until is not None and delivery.lease_until > now
     return delivery.state in OPEN_STATES and not leased

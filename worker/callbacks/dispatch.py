@@ -2,15 +2,15 @@
 
 import asyncio
 import random
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, cast
 
 from shared.broker.connection import first_of
 from shared.ids import new_id
 from shared.logs import get_logger
-from shared.store.rows import Delivery
 from worker.callbacks import metrics
 from worker.callbacks.attempt import Caller
-from worker.callbacks.lanes import Lane, Lanes, Waiting, parked_wake
+from worker.callbacks.lanes import Claimed, Lane, Lanes, Waiting, parked_wake
 from worker.callbacks.means import Means
 from worker.callbacks.patience import TRANSIENT
 from worker.callbacks.record import Finished, Recorder
@@ -41,7 +41,9 @@ class Dispatcher:
         self._work = work
         lease = means.config.attempt_timeout + means.config.lease_margin
         self._lease_ms = round(lease * 1000)
-        self._attempts: dict[asyncio.Task[None], tuple[str, str]] = {}
+        self._slots = means.config.max_in_flight
+        self._attempts: dict[asyncio.Task[None], Claimed] = {}
+        self._leaving = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start attempts until `stop` is set."""
@@ -66,44 +68,70 @@ class Dispatcher:
         """
         now = self._means.clock.now()
         await self._park_blocked(now)
+        await self._give_back(self._lanes.take_back(now), now)
+        self._start(now)
         picked = self._lanes.pick(now)
         if picked:
             await self._claim(picked, now)
         return bool(picked)
 
     async def _claim(self, picked: list[tuple[Lane, Waiting]], now: int) -> None:
-        lease, lanes = new_id(), {one.id: lane for lane, one in picked}
+        lease = new_id()
         try:
             claimed = await self._means.store.claim(
-                list(lanes), lease=lease, now=now, lease_until=now + self._lease_ms
-            )
+                [one.id for _, one in picked], lease=lease, now=now,
+                lease_until=now + self._lease_ms,
+            )  # fmt: skip
         except TRANSIENT:
             for lane, one in picked:
-                lane.give_up(now)
                 lane.push(one)
             raise
-        for delivery in claimed:
-            self._start(lanes.pop(delivery.id), delivery, lease)
-        for lane in lanes.values():  # settled, held or taken by another worker meanwhile
-            lane.give_up(now)
+        found = {one.id: one for one in claimed}
+        for lane, one in picked:  # the rest is settled, held or taken by another worker meanwhile
+            if one.id in found:
+                self._lanes.offer(Claimed(lane, found[one.id], lease, now))
+        self._start(self._means.clock.now())
 
-    def _start(self, lane: Lane, delivery: Delivery, lease: str) -> None:
-        task = asyncio.create_task(self._attempt(lane, delivery, lease))
-        self._attempts[task] = (delivery.id, lease)
-        task.add_done_callback(self._ended)
+    def _start(self, now: int) -> None:
+        """Start what is ready, as far as there are slots."""
+        while len(self._attempts) < self._slots and (one := self._lanes.start(now)) is not None:
+            task = asyncio.create_task(self._work_off(one))
+            self._attempts[task] = one
+            task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._attempts[task]
         self._work.set()
 
-    async def _attempt(self, lane: Lane, delivery: Delivery, lease: str) -> None:
+    async def _work_off(self, first: Claimed) -> None:
+        """Attempt one delivery, and in its slot the next, for as long as one is ready."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        one: Claimed | None = first
+        while one is not None:
+            self._attempts[task] = one
+            await self._attempt(one)
+            lane, now = one.lane, self._means.clock.now()
+            one = None if self._leaving else self._lanes.start(now)
+            if lane.ahead(now):
+                self._work.set()
+
+    async def _attempt(self, one: Claimed) -> None:
+        lane = one.lane
         try:
-            call = await self._caller.attempt(lane.target, delivery)
+            call = await self._caller.attempt(lane.target, one.delivery)
         except asyncio.CancelledError:
             lane.give_up(self._means.clock.now())
             raise
         lane.finish(call.outcome, duration_ms=call.duration_ms, now=self._means.clock.now())
-        self._recorder.put(Finished(delivery, lease, call))
+        self._recorder.put(Finished(one.delivery, one.lease, call))
+
+    async def _give_back(self, claimed: Iterable[Claimed], now: int) -> None:
+        """Free the leases of what was not attempted; where that fails, they run out."""
+        by_lease: dict[str, list[str]] = {}
+        for one in claimed:
+            by_lease.setdefault(one.lease, []).append(one.delivery.id)
+        for lease, ids in by_lease.items():
+            await self._means.store.release_leases(ids, lease=lease, now=now)
 
     async def _park_blocked(self, now: int) -> None:
         """Put what waits for an endpoint that cannot be called back into the store.
@@ -132,6 +160,7 @@ class Dispatcher:
         An attempt that is cut off here is not recorded: nobody knows what came of it. It is
         made again under the same ``webhook-id``.
         """
+        self._leaving = True
         if self._attempts:
             await asyncio.wait(list(self._attempts), timeout=grace)
         rest = dict(self._attempts)
@@ -139,12 +168,8 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         now = self._means.clock.now()
-        by_lease: dict[str, list[str]] = {}
-        for task, (one, lease) in rest.items():
-            if task.cancelled():
-                by_lease.setdefault(lease, []).append(one)
-        for lease, ids in by_lease.items():
-            await self._means.store.release_leases(ids, lease=lease, now=now)
+        cut_off = [one for task, one in rest.items() if task.cancelled()]
+        await self._give_back([*cut_off, *self._lanes.take_all()], now)
         waiting = [one.id for lane in self._lanes.all.values() for one in lane.drain()]
         if waiting:
             await self._means.store.park(dict.fromkeys(waiting, now))

@@ -1,7 +1,11 @@
 """Who may be attempted next: one lane for each endpoint, fair turns between them.
 
-No I/O: times come in as Unix milliseconds. A lane holds ids only. What waits in it is not
-claimed and its message is acknowledged: the store wakes it again if this process dies.
+No I/O: times come in as Unix milliseconds. What waits in a lane is an id only. It is not claimed
+and its message is acknowledged: the store wakes it again if this process dies.
+
+An attempt needs a lease, and a lease takes a transaction. A lane whose endpoint is quick claims
+ahead, so that no slot waits for the store: these are `ready`. What could not start soon is given
+back.
 """
 
 from collections import deque
@@ -11,6 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from shared.config import CallbacksConfig
+from shared.store.rows import Delivery
 from shared.targets import Target
 from worker.callbacks import breaker, pace
 from worker.callbacks.breaker import BreakerPolicy, Closed, HalfOpen, Open
@@ -43,6 +48,25 @@ PARK_MAX: Final = 300_000
 MOST_WAITING: Final = 5_000
 """Ids that one lane holds at the most."""
 
+QUICK: Final = 50.0
+"""Milliseconds of mean duration up to which an endpoint counts as quick."""
+
+READY_FOR: Final = 100.0
+"""Milliseconds of work for which a quick endpoint's lane claims ahead: a transaction of a busy
+worker takes up to half of that."""
+
+AHEAD: Final = 8
+"""Times all slots that are ready at the most."""
+
+READY_MAX: Final = 1_000
+"""Milliseconds after which what is claimed and has not started is given back."""
+
+AMPLE: Final = 2_000
+"""Deliveries that keep a busy worker at work until the next come: half a second of it."""
+
+SOON: Final = 2_000.0
+"""Milliseconds within which they must be done, so that what is due elsewhere can wait for it."""
+
 
 class Waiting(Struct, frozen=True):
     """A delivery that waits for a slot."""
@@ -51,10 +75,20 @@ class Waiting(Struct, frozen=True):
     due_at: int
 
 
+class Claimed(Struct, frozen=True, eq=False):
+    """A delivery that is ours to attempt since `at`, under a lease."""
+
+    lane: "Lane"
+    delivery: Delivery
+    lease: str
+    at: int
+
+
 class Lane:
     """One endpoint: who waits, how many run, and what is known of its health.
 
     Attributes:
+        ready: what is claimed and waits for a slot.
         open: whether the endpoint is enabled, as far as we know.
         gone: it has answered 410 and the store does not know yet.
     """
@@ -68,6 +102,7 @@ class Lane:
         self.pace = pace.fresh(target.max_in_flight)
         self.mean_ms = FIRST_GUESS
         self.waiting: dict[str, Waiting] = {}
+        self.ready: deque[Claimed] = deque()
         self._policy = BreakerPolicy.of(config)
         self._longest_pause = config.breaker_open
         self._window_ms = config.wake_grace * 1000 / 2
@@ -109,9 +144,25 @@ class Lane:
         self.waiting[one.id] = one
         return True
 
-    def start(self) -> Waiting:
-        """Take the one that has waited longest; it counts as running from now on."""
-        one = self.waiting.pop(next(iter(self.waiting)))
+    def free(self, now: int) -> int:
+        """How many may start now beyond those that are ready."""
+        return max(0, self.room(now) - len(self.ready))
+
+    def ahead(self, now: int) -> int:
+        """How many should be claimed beyond that: none unless all is well and few are ready."""
+        well = self.open and isinstance(self.breaker, Closed) and self.pace.not_before <= now
+        if not well or not self.waiting or self.mean_ms > QUICK:
+            return 0
+        most = int(self.pace.slots * READY_FOR / max(self.mean_ms, FLOOR))
+        return most - len(self.ready) if len(self.ready) <= most * 3 // 4 else 0
+
+    def take(self) -> Waiting:
+        """Take the one that has waited longest, to claim it."""
+        return self.waiting.pop(next(iter(self.waiting)))
+
+    def start(self) -> Claimed:
+        """Take the one that has been ready longest; it counts as running from now on."""
+        one = self.ready.popleft()
         self.running += 1
         self.breaker = breaker.started(self.breaker)
         return one
@@ -156,6 +207,8 @@ class Lanes:
         self.all = {target.id: Lane(target, config) for target in targets.values()}
         self._slots = config.max_in_flight
         self._order = deque(self.all.values())
+        self._turns: deque[Lane] = deque()  # every lane in which some are ready
+        self.ready = 0
 
     @property
     def running(self) -> int:
@@ -164,31 +217,86 @@ class Lanes:
 
     @property
     def waiting(self) -> int:
-        """Deliveries waiting for a slot."""
+        """Deliveries waiting to be claimed."""
         return sum(len(lane.waiting) for lane in self.all.values())
 
-    def pick(self, now: int) -> list[tuple[Lane, Waiting]]:
-        """Start as many as there are slots for, one of each lane in turn.
+    @property
+    def has_ample(self) -> bool:
+        """Whether all slots are busy, and what waits keeps them so for a moment, not for long."""
+        if self.waiting < AMPLE or self.running < self._slots:
+            return False
+        work = sum(len(lane.waiting) * lane.mean_ms for lane in self.all.values())
+        return work / self._slots <= SOON
 
-        Slow lanes together leave half of the slots to the others, so that endpoints that hang
-        cannot take them all.
+    def pick(self, now: int) -> list[tuple[Lane, Waiting]]:
+        """Take as many as should be claimed now, one of each lane in turn.
+
+        What is ready has been started before as far as it can be. Slow lanes together leave half
+        of the slots to the others, so that endpoints that hang cannot take them all.
         """
         picked: list[tuple[Lane, Waiting]] = []
         free = self._slots - self.running
+        ahead = AHEAD * self._slots - self.ready
         slow = max(1, self._slots // 2) - sum(
-            lane.running for lane in self.all.values() if lane.is_slow
+            lane.running + len(lane.ready) for lane in self.all.values() if lane.is_slow
         )
-        ready = deque(lane for lane in self._order if lane.waiting)
+        turns = deque(
+            (lane, lane.free(now), lane.ahead(now)) for lane in self._order if lane.waiting
+        )
         self._order.rotate(-1)
-        while ready and free > 0:
-            lane = ready.popleft()
-            if not lane.waiting or lane.room(now) == 0 or (lane.is_slow and slow <= 0):
+        while turns:
+            lane, now_free, then = turns.popleft()
+            if not lane.waiting or (lane.is_slow and slow <= 0):
                 continue
-            picked.append((lane, lane.start()))
-            ready.append(lane)
-            free -= 1
+            if now_free > 0 and free > 0:
+                now_free, free = now_free - 1, free - 1
+            elif then > 0 and ahead > 0:
+                then, ahead = then - 1, ahead - 1
+            else:
+                continue
+            picked.append((lane, lane.take()))
+            turns.append((lane, now_free, then))
             slow -= lane.is_slow
         return picked
+
+    def offer(self, one: Claimed) -> None:
+        """Let a claimed delivery start when its turn comes."""
+        if not one.lane.ready:
+            self._turns.append(one.lane)
+        one.lane.ready.append(one)
+        self.ready += 1
+
+    def start(self, now: int) -> Claimed | None:
+        """Start one that is ready, of each lane in turn; None if none can start."""
+        for _ in range(len(self._turns)):
+            lane = self._turns.popleft()
+            one = lane.start() if lane.ready and lane.room(now) else None
+            if lane.ready:
+                self._turns.append(lane)
+            if one is not None:
+                self.ready -= 1
+                return one
+        return None
+
+    def take_back(self, now: int) -> list[Claimed]:
+        """Take away what is ready in vain: it has waited long, or its endpoint gets nothing now."""
+        taken: list[Claimed] = []
+        for lane in self._turns:
+            blocked = not lane.open or lane.blocked_until(now) is not None
+            while lane.ready and (blocked or lane.ready[0].at + READY_MAX <= now):
+                taken.append(lane.ready.popleft())
+        self._turns = deque(lane for lane in self._turns if lane.ready)
+        self.ready -= len(taken)
+        return taken
+
+    def take_all(self) -> list[Claimed]:
+        """Take away all that is ready."""
+        taken = [one for lane in self._turns for one in lane.ready]
+        for lane in self._turns:
+            lane.ready.clear()
+        self._turns.clear()
+        self.ready = 0
+        return taken
 
     def blocked(self, now: int) -> list[tuple[Lane, int]]:
         """Lanes in which some wait although none can start, and until when."""

@@ -6,8 +6,9 @@ wake time passes and the delivery comes up here again. So what is lost costs a d
 grace, and what is late costs a second message, which finds nothing to do.
 
 A backlog must not multiply itself that way. The relay therefore keeps the work queue short: when
-a whole batch came up it asks how long the queue is, and publishes no more while `FULL` messages
-wait. What is not published stays where it is safest, in the store.
+a whole batch came up it asks how long the queue is, and publishes what it has room for, up to
+`FULL` messages. Nor does it publish while this worker's slots are all busy and enough waits for
+them. What is not published stays where it is safest, in the store.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from shared.broker.connection import first_of
 from shared.errors import BrokerUnavailableError, TopologyError
 from shared.logs import get_logger
 from shared.store.rows import Wakeup
+from worker.callbacks.lanes import Lanes
 from worker.callbacks.means import Means
 from worker.callbacks.outbound import message_for, publish
 from worker.callbacks.patience import TRANSIENT
@@ -38,10 +40,12 @@ Raises BrokerUnavailableError or TopologyError when it cannot be told.
 class Relay:
     """Moves wake-ups from the store to the broker until told to stop."""
 
-    def __init__(self, means: Means, *, depth: Depth) -> None:
+    def __init__(self, means: Means, *, depth: Depth, lanes: Lanes) -> None:
         self._means = means
+        self._lanes = lanes
         self._depth = depth
         self._full = False
+        self._room = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Relay until `stop` is set."""
@@ -63,7 +67,9 @@ class Relay:
             StoreUnavailableError: nothing is lost, their wake time comes again.
             StoreConflictError: likewise.
         """
-        if not self._means.publisher.connected or (self._full and not await self._has_room()):
+        if not self._means.publisher.connected or self._lanes.has_ample:
+            return 0
+        if self._full and not await self._has_room():
             return 0
         now = self._means.clock.now()
         wakeups = await self._means.store.take_wakeups(
@@ -72,6 +78,7 @@ class Relay:
             limit=self._means.config.relay_batch,
         )
         self._full = len(wakeups) >= self._means.config.relay_batch
+        self._room -= len(wakeups)
         await self._publish(wakeups, now)
         return len(wakeups)
 
@@ -89,10 +96,13 @@ class Relay:
             await self._means.store.park(soon)
 
     async def _has_room(self) -> bool:
-        try:
-            return await self._depth() < FULL
-        except (BrokerUnavailableError, TopologyError):
-            return False
+        """Whether the queue takes more; what was room at the last look need not be looked for."""
+        if self._room <= 0:
+            try:
+                self._room = FULL - await self._depth()
+            except (BrokerUnavailableError, TopologyError):
+                return False
+        return self._room > 0
 
 
 def _shortly() -> int:

@@ -75,7 +75,7 @@ class CallbacksService:
         work = asyncio.Event()
         self.lanes = Lanes(targets, config.callbacks)
         self._caller = Caller(config.callbacks, clock=clock, lookup=lookup)
-        self._relay = Relay(means, depth=self._depth)
+        self._relay = Relay(means, depth=self._depth, lanes=self.lanes)
         self._steward = Steward(means, self.lanes)
         self._recorder = Recorder(means, gone=self._steward.gone)
         self._dispatcher = Dispatcher(
@@ -147,5 +147,5 @@ def _observe(lane: Lane) -> None:
     """Let the metrics ask for what changes by itself."""
     name = lane.target.id
     metrics.IN_FLIGHT.labels(name).set_function(lambda: lane.running)
-    metrics.WAITING.labels(name).set_function(lambda: len(lane.waiting))
+    metrics.WAITING.labels(name).set_function(lambda: len(lane.waiting) + len(lane.ready))
     metrics.BREAKER_OPEN.labels(name).set_function(lambda: not isinstance(lane.breaker, Closed))

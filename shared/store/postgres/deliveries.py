@@ -1,17 +1,18 @@
 """The callbacks worker's part of the PostgreSQL store."""
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from shared.store.mapping import SELECT_DELIVERIES, delivery, sealed_answer
+from shared.store.mapping import delivery, sealed_answer, select_deliveries, turns
 from shared.store.postgres.columns import columns
 from shared.store.postgres.link import Connection
 from shared.store.postgres.parts import PostgresPart, execute, insert_all, rows
 from shared.store.rows import (
     AttemptRecord,
     Delivery,
+    DeliveryState,
     EndpointRow,
     EndpointStatus,
+    Standing,
     Wakeup,
 )
 
@@ -35,20 +36,25 @@ held AS (
 UPDATE deliveries d SET wake_at = n.at FROM n JOIN held USING (id) WHERE d.id = n.id
 """
 
-_LOAD = f"{SELECT_DELIVERIES} WHERE d.id = ANY (%s)"
+_LOAD = """
+SELECT id, endpoint, state, due_at, attempts, round_start, lease_until
+FROM deliveries WHERE id = ANY (%s)
+"""
 
-_CLAIM = """
+_CLAIM = f"""
 WITH free AS (
     SELECT id FROM deliveries
     WHERE id = ANY (%(ids)s) AND state IN ('pending', 'retrying') AND due_at <= %(now)s
       AND (lease_until IS NULL OR lease_until <= %(now)s)
     ORDER BY id FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE deliveries d
+    SET lease = %(lease)s, lease_until = %(until)s, wake_at = %(until)s
+    FROM free WHERE d.id = free.id
+    RETURNING d.*
 )
-UPDATE deliveries d
-SET lease = %(lease)s, lease_until = %(until)s, wake_at = %(until)s
-FROM free WHERE d.id = free.id
-RETURNING d.id
-"""
+{select_deliveries("claimed")}
+"""  # noqa: S608 - parts of our own
 
 _LOCK = "SELECT id FROM deliveries WHERE id = ANY (%s) ORDER BY id FOR UPDATE"
 
@@ -140,10 +146,14 @@ class PostgresDeliveries(PostgresPart):
         async with self._transaction(lasting=False) as connection:
             await insert_all(connection, _PARK, list(wake_at.items()))
 
-    async def load(self, ids: Collection[str]) -> list[Delivery]:
+    async def load(self, ids: Collection[str]) -> list[Standing]:
         """See `shared.store.port.DeliveryStore`."""
         async with self._transaction() as connection:
-            return await self._load(connection, list(ids))
+            found = await rows(connection, _LOAD, (list(ids),))
+        return [
+            Standing(one, endpoint, DeliveryState(state), *rest)
+            for one, endpoint, state, *rest in found
+        ]
 
     async def claim(
         self, ids: Collection[str], *, lease: str, now: int, lease_until: int
@@ -152,8 +162,8 @@ class PostgresDeliveries(PostgresPart):
         values = {"ids": list(ids), "lease": lease, "now": now, "until": lease_until}
         async with self._transaction(lasting=False) as connection:
             cursor = await connection.execute(_CLAIM, values)
-            claimed = [one for (one,) in await cursor.fetchall()]
-            return await self._load(connection, claimed)
+            claimed = await cursor.fetchall()
+        return [delivery(self.sealing, row) for row in claimed]
 
     async def record(self, attempts: Sequence[AttemptRecord]) -> list[str]:
         """See `shared.store.port.DeliveryStore`."""
@@ -162,7 +172,7 @@ class PostgresDeliveries(PostgresPart):
             ids = sorted({one.delivery_id for one in attempts})
             await execute(connection, _LOCK, (ids,))
             answers = await self._answers(connection, attempts)
-            for turn in _turns(attempts):
+            for turn in turns(attempts):
                 moved += await _record(connection, turn, answers)
         return moved
 
@@ -200,9 +210,6 @@ class PostgresDeliveries(PostgresPart):
         found: int | None = oldest
         return found
 
-    async def _load(self, connection: Connection, ids: Sequence[str]) -> list[Delivery]:
-        return [delivery(self.sealing, row) for row in await rows(connection, _LOAD, (list(ids),))]
-
     async def _answers(
         self, connection: Connection, attempts: Sequence[AttemptRecord]
     ) -> dict[AttemptRecord, bytes | None]:
@@ -217,19 +224,6 @@ class PostgresDeliveries(PostgresPart):
             for one in answered
             if one.delivery_id in keys
         }
-
-
-def _turns(attempts: Sequence[AttemptRecord]) -> list[list[AttemptRecord]]:
-    """The attempts, in their order, parted so that each part has one of a delivery at most."""
-    turns: list[list[AttemptRecord]] = []
-    seen: Counter[str] = Counter()
-    for one in attempts:
-        turn = seen[one.delivery_id]
-        if turn == len(turns):
-            turns.append([])
-        turns[turn].append(one)
-        seen[one.delivery_id] += 1
-    return turns
 
 
 async def _record(

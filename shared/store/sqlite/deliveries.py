@@ -1,65 +1,97 @@
 """The callbacks worker's part of the SQLite store."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import apsw
+import orjson
 
-from shared.store.mapping import KEY_OF_DELIVERY, SELECT_DELIVERIES, delivery, sealed_answer
+from shared.store.mapping import (
+    KEY_OF_DELIVERY,
+    delivery,
+    sealed_answer,
+    select_deliveries,
+    turns,
+)
 from shared.store.rows import (
     AttemptRecord,
     Delivery,
+    DeliveryState,
     EndpointRow,
     EndpointStatus,
+    Standing,
     Wakeup,
 )
 from shared.store.sqlite.parts import SqlitePart, rows
 
+# Each statement does its work for all of a batch within one step of SQLite, which runs without
+# the interpreter's lock: row by row, every step would wait for its turn at it anew.
+
+_ANY_TO_WAKE = """
+SELECT 1 FROM deliveries WHERE state IN ('pending', 'retrying') AND wake_at <= ? LIMIT 1
+"""
+
 _TO_WAKE = """
-SELECT id FROM deliveries
-WHERE state IN ('pending', 'retrying') AND wake_at <= ? ORDER BY wake_at LIMIT ?
+SELECT json_group_array(json_array(id, endpoint, due_at)) FROM (
+    SELECT id, endpoint, due_at FROM deliveries
+    WHERE state IN ('pending', 'retrying') AND wake_at <= ? ORDER BY wake_at LIMIT ?
+)
 """
 
 _WAKE = """
 UPDATE deliveries SET wake_at = max(due_at, ?1) + ?2
-WHERE id = ?3 AND state IN ('pending', 'retrying') AND wake_at <= ?1
-RETURNING id, endpoint, due_at
+WHERE id IN (SELECT value ->> 0 FROM json_each(?3))
 """
 
 _PARK = """
-UPDATE deliveries SET wake_at = ? WHERE id = ? AND state IN ('pending', 'retrying')
+UPDATE deliveries SET wake_at = n.value FROM json_each(?) AS n
+WHERE deliveries.id = n.key AND state IN ('pending', 'retrying')
 """
 
-_LOAD = f"{SELECT_DELIVERIES} WHERE d.id = ?"
+_LOAD = """
+SELECT json_group_array(
+    json_array(id, endpoint, state, due_at, attempts, round_start, lease_until)
+) FROM deliveries WHERE id IN (SELECT value FROM json_each(?))
+"""
 
 _CLAIM = """
 UPDATE deliveries SET lease = ?1, lease_until = ?2, wake_at = ?2
-WHERE id = ?3 AND state IN ('pending', 'retrying') AND due_at <= ?4
-  AND (lease_until IS NULL OR lease_until <= ?4)
+WHERE id IN (SELECT value FROM json_each(?3)) AND state IN ('pending', 'retrying')
+  AND due_at <= ?4 AND (lease_until IS NULL OR lease_until <= ?4)
 """
 
+_CLAIMED = f"""
+{select_deliveries()} WHERE d.id IN (SELECT value FROM json_each(?1)) AND d.lease = ?2
+"""  # noqa: S608 - parts of our own
+
 # Attempts go by their age, so their number is counted at the delivery and never from what is left.
-_INSERT_ATTEMPT = """
+_INSERT_ATTEMPTS = """
 INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer, private)
-SELECT id, max(?2, attempts + 1), ?3, ?4, ?5, ?6, ?7, x'', ?8 FROM deliveries WHERE id = ?1
+SELECT d.id, max(n.value ->> 2, d.attempts + 1), n.value ->> 3, n.value ->> 4, n.value ->> 5,
+       n.value ->> 6, n.value ->> 7, x'', unhex(n.value ->> 8)
+FROM json_each(?) AS n CROSS JOIN deliveries d ON d.id = n.value ->> 0
 """
 
 _MOVE = """
 UPDATE deliveries
-SET state = ?1, due_at = ?2, wake_at = ?2, lease = NULL, lease_until = NULL,
-    updated_at = ?3, last_outcome = ?4, last_error = ?5,
-    attempts = max(?8, attempts + 1)
-WHERE id = ?6 AND (
-    (lease = ?7 AND state IN ('pending', 'retrying'))
-    OR (?1 = 'delivered' AND state <> 'delivered')
+SET state = n.value ->> 9, due_at = n.value ->> 10, wake_at = n.value ->> 10,
+    lease = NULL, lease_until = NULL, updated_at = (n.value ->> 3) + (n.value ->> 4),
+    last_outcome = n.value ->> 5, last_error = n.value ->> 7,
+    attempts = max(n.value ->> 2, attempts + 1)
+FROM json_each(?) AS n
+WHERE deliveries.id = n.value ->> 0 AND (
+    (lease = n.value ->> 1 AND state IN ('pending', 'retrying'))
+    OR (n.value ->> 9 = 'delivered' AND state <> 'delivered')
 )
+RETURNING deliveries.id
 """
 
 _COUNT_AND_FREE = """
 UPDATE deliveries SET
-    attempts = max(?2, attempts + 1),
-    lease = CASE WHEN lease = ?3 THEN NULL ELSE lease END,
-    lease_until = CASE WHEN lease = ?3 THEN NULL ELSE lease_until END
-WHERE id = ?1
+    attempts = max(n.value ->> 2, attempts + 1),
+    lease = CASE WHEN lease = n.value ->> 1 THEN NULL ELSE lease END,
+    lease_until = CASE WHEN lease = n.value ->> 1 THEN NULL ELSE lease_until END
+FROM json_each(?) AS n WHERE deliveries.id = n.value ->> 0
 """
 
 _RELEASE_LEASE = """
@@ -88,54 +120,53 @@ class SqliteDeliveries(SqlitePart):
 
     async def take_wakeups(self, *, now: int, grace: int, limit: int) -> list[Wakeup]:
         """See `shared.store.port.DeliveryStore`. Takes the write lock only if there is work."""
-        ids = await self._read(lambda connection: rows(connection, _TO_WAKE, (now, limit)))
-        if not ids:
+        if not await self._read(lambda connection: rows(connection, _ANY_TO_WAKE, (now,))):
             return []
 
         def wake(connection: apsw.Connection) -> list[Wakeup]:
-            taken: list[Wakeup] = []
-            for (one,) in ids:
-                taken += [Wakeup(*row) for row in rows(connection, _WAKE, (now, grace, one))]
-            return taken
+            ((due,),) = rows(connection, _TO_WAKE, (now, limit))
+            connection.execute(_WAKE, (now, grace, due))
+            return [Wakeup(*row) for row in orjson.loads(due)]
 
         return await self._write(wake, lasting=False)
 
     async def park(self, wake_at: Mapping[str, int]) -> None:
         """See `shared.store.port.DeliveryStore`."""
-        await self._write(
-            lambda connection: connection.executemany(
-                _PARK, ((at, one) for one, at in wake_at.items())
-            ),
-            lasting=False,
-        )
+        values = (_json(dict(wake_at)),)
+        await self._write(lambda connection: connection.execute(_PARK, values), lasting=False)
 
-    async def load(self, ids: Collection[str]) -> list[Delivery]:
+    async def load(self, ids: Collection[str]) -> list[Standing]:
         """See `shared.store.port.DeliveryStore`."""
-        return await self._read(lambda connection: self._load(connection, ids))
+        values = (_json(list(ids)),)
+        ((found,),) = await self._read(lambda connection: rows(connection, _LOAD, values))
+        return [
+            Standing(one, endpoint, DeliveryState(state), *rest)
+            for one, endpoint, state, *rest in orjson.loads(found)
+        ]
 
     async def claim(
         self, ids: Collection[str], *, lease: str, now: int, lease_until: int
     ) -> list[Delivery]:
         """See `shared.store.port.DeliveryStore`."""
+        wanted = _json(list(ids))
 
-        def claim(connection: apsw.Connection) -> list[Delivery]:
-            claimed = []
-            for one in dict.fromkeys(ids):
-                connection.execute(_CLAIM, (lease, lease_until, one, now))
-                if connection.changes():
-                    claimed.append(one)
-            return self._load(connection, claimed)
+        def claim(connection: apsw.Connection) -> list[tuple[Any, ...]]:
+            connection.execute(_CLAIM, (lease, lease_until, wanted, now))
+            return rows(connection, _CLAIMED, (wanted, lease)) if connection.changes() else []
 
-        return await self._write(claim, lasting=False)
+        claimed = await self._write(claim, lasting=False)
+        return [delivery(self.sealing, row) for row in claimed]
 
     async def record(self, attempts: Sequence[AttemptRecord]) -> list[str]:
         """See `shared.store.port.DeliveryStore`."""
 
         def record(connection: apsw.Connection) -> list[str]:
             return [
-                one.delivery_id
-                for one in attempts
-                if _record(connection, one, self._answer(connection, one))
+                one
+                for turn in turns(attempts)
+                for one in _record(
+                    connection, [_values(each, self._answer(connection, each)) for each in turn]
+                )
             ]
 
         return await self._write(record)
@@ -190,11 +221,6 @@ class SqliteDeliveries(SqlitePart):
 
         return await self._write(change)
 
-    def _load(self, connection: apsw.Connection, ids: Collection[str]) -> list[Delivery]:
-        return [
-            delivery(self.sealing, row) for one in ids for row in rows(connection, _LOAD, (one,))
-        ]
-
     def _answer(self, connection: apsw.Connection, one: AttemptRecord) -> bytes | None:
         """The answer as it is kept; None for none, and where nothing may be kept any more."""
         if one.answer:
@@ -203,24 +229,25 @@ class SqliteDeliveries(SqlitePart):
         return None
 
 
-def _record(connection: apsw.Connection, one: AttemptRecord, answer: bytes | None) -> bool:
-    """Append one attempt; return whether its delivery moved."""
-    connection.execute(
-        _INSERT_ATTEMPT,
-        (
-            one.delivery_id, one.number, one.at, one.duration_ms, one.outcome, one.status,
-            one.error, answer,
-        ),
+def _values(one: AttemptRecord, answer: bytes | None) -> tuple[Any, ...]:
+    """What the statements that record an attempt take of it, in their order."""
+    return (
+        one.delivery_id, one.lease, one.number, one.at, one.duration_ms, one.outcome, one.status,
+        one.error, answer.hex() if answer is not None else None, one.state.value, one.due_at,
     )  # fmt: skip
-    ended = one.at + one.duration_ms
-    connection.execute(
-        _MOVE,
-        (
-            one.state.value, one.due_at, ended, one.outcome, one.error, one.delivery_id, one.lease,
-            one.number,
-        ),
-    )  # fmt: skip
-    if connection.changes():
-        return True
-    connection.execute(_COUNT_AND_FREE, (one.delivery_id, one.number, one.lease))
-    return False
+
+
+def _record(connection: apsw.Connection, attempts: Sequence[tuple[Any, ...]]) -> list[str]:
+    """Append one attempt of each delivery; return the deliveries that moved."""
+    values = (_json(attempts),)
+    connection.execute(_INSERT_ATTEMPTS, values)
+    moved = [one for (one,) in rows(connection, _MOVE, values)]
+    known = set(moved)
+    rest = [one for one in attempts if one[0] not in known]
+    if rest:
+        connection.execute(_COUNT_AND_FREE, (_json(rest),))
+    return moved
+
+
+def _json(values: Any) -> str:
+    return orjson.dumps(values).decode()

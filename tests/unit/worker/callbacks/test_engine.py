@@ -120,7 +120,7 @@ class Engine:
         self.dispatcher = Dispatcher(
             means, cast("Caller", self.caller), self.recorder, lanes=self.lanes, work=work
         )
-        self.relay = Relay(means, depth=self._depth)
+        self.relay = Relay(means, depth=self._depth, lanes=self.lanes)
         self.intake = Intake(
             cast("BatchConsumer", None), means, lanes=self.lanes, holder=self.steward, work=work
         )
