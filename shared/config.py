@@ -118,8 +118,8 @@ class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class EventsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The events worker: how much it takes at once and when it gives up waiting."""
 
-    prefetch: PositiveInt = 1_000
-    batch_max: PositiveInt = 500
+    prefetch: PositiveInt = 2_000
+    batch_max: PositiveInt = 1_000
     linger: Seconds = 0.005
     future_tolerance: PositiveSeconds = 86_400.0
     quiet_period: PositiveSeconds = 900.0

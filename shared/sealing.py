@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
@@ -171,7 +172,7 @@ class Vault:
 
     def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
-        self._opened: dict[tuple[bytes, bytes], Box] = {}
+        self._opened: OrderedDict[tuple[bytes, bytes], Box] = OrderedDict()
 
     def make(self, owner: bytes) -> tuple[Wrapped, Box]:
         """See `Sealer`."""
@@ -191,7 +192,7 @@ class Vault:
 
     def _keep(self, place: tuple[bytes, bytes], box: Box) -> None:
         if len(self._opened) >= _CACHED:  # the oldest goes
-            self._opened.pop(next(iter(self._opened)), None)
+            self._opened.popitem(last=False)
         self._opened[place] = box
 
 

@@ -33,6 +33,11 @@ class Batch:
         self.messages = messages
         self._subscription = subscription
 
+    @property
+    def lost(self) -> bool:
+        """Whether its channel has gone: the broker delivers all of it again."""
+        return self._subscription is None or self._subscription.lost
+
     async def ack(self) -> None:
         """Acknowledge all of them, and with them every earlier message of the channel.
 
@@ -51,6 +56,7 @@ class _Subscription:
         self._delivered = 0
         self._acked = 0
         self._still = True
+        self.lost = False
         self.in_hand: deque[Received] = deque()
 
     def delivered(self, message: Received) -> None:
@@ -130,6 +136,12 @@ class BatchConsumer:
             return await self.take(limit=limit, linger=linger)
         return Batch(messages, self._subscription)
 
+    def take_full(self, *, limit: int) -> Batch | None:
+        """As many messages as `limit` says, if so many are at hand now."""
+        if len(self._buffer) < limit:
+            return None
+        return Batch([self._buffer.popleft() for _ in range(limit)], self._subscription)
+
     async def take_until(self, stop: asyncio.Event, *, limit: int, linger: float) -> Batch | None:
         """Like `take`, but None once `stop` is set while there was nothing to take."""
         take = asyncio.ensure_future(self.take(limit=limit, linger=linger))
@@ -180,6 +192,7 @@ class BatchConsumer:
                 raise BrokerUnavailableError("the consumer was lost")
         finally:
             self._subscription = None
+            subscription.lost = True
             self._buffer.clear()
             await close(outer)
 

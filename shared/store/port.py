@@ -77,6 +77,11 @@ class EventTransaction(Protocol):
 class EventStore(Protocol):
     """What the events worker needs."""
 
+    @property
+    def parallel(self) -> int:
+        """How many transactions it runs at once to advantage."""
+        ...
+
     def transaction(self) -> AbstractAsyncContextManager[EventTransaction]:
         """A transaction; leaving the block by an exception rolls it back."""
         ...

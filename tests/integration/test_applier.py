@@ -17,6 +17,7 @@ from shared.domain.keys import AggregateKey
 from shared.eraser import Eraser
 from shared.store.open import open_store
 from shared.store.port import Store
+from tests.benchmarks import traffic
 from tests.support import books
 from tests.support import events as ev
 from tests.support.stores import empty_tables
@@ -182,6 +183,17 @@ async def test_a_hundred_deliveries_at_once_of_one_event_have_one_effect(store_u
     assert after.labels == {"applied": 1}
     assert after.duplicates == 99
     assert after.deliveries == {"pending": 2}
+
+
+async def test_a_large_batch_is_applied_once_whatever_is_in_it(store_url: str) -> None:
+    made = traffic.events(600)
+    batch = [arrival(one) for one in (*made, *made[:20], b"no json", ev.dump({"eventId": "x"}))]
+    async with workers(store_url, 2) as (one, two), asyncio.timeout(60):
+        await asyncio.gather(one.apply(batch), two.apply(batch[::-1]))
+    after = books.read(store_url)
+    books.check(after)
+    assert sum(after.labels.values()) == len(set(made))
+    assert after.duplicates == 2 * (len(made) + 20) - len(set(made))
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.deep)])

@@ -38,6 +38,8 @@ class Crash(BaseException):
 class Faulty:
     """A store whose next transaction fails in a chosen way."""
 
+    parallel = 1
+
     def __init__(self, store: Store) -> None:
         self._store = store
         self.fault: str | None = None

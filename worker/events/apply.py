@@ -1,13 +1,17 @@
 """One batch, one transaction: lock, find, fold, write.
 
+Where the store runs several transactions at once, a batch is parted into some that have nothing to
+do with each other: while one waits for the database, the other is folded.
+
 A batch that the store refuses for its content is split until the culprit stands alone, which
 then goes to the quarantine. An unreachable store is nobody's fault and is raised; so is a store
 in which other writers keep getting in between, for `CONFLICT_PATIENCE`.
 """
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
@@ -59,52 +63,96 @@ class Written(Struct, frozen=True):
     milliseconds: int
 
 
+class Prepared(list[Arrival]):
+    """Arrivals that are decoded already.
+
+    Attributes:
+        left: the parts of them that are still to be applied.
+    """
+
+    def __init__(self, arrivals: Iterable[Arrival], parts: Iterable[Sequence[Decoded]]) -> None:
+        """`parts`: all the arrivals, each in one part."""
+        super().__init__(arrivals)
+        self.left = list(parts)
+
+
 class Applier:
     """Applies batches of arrivals to a store."""
+
+    meanwhile: Callable[[], None]
+    """Called when all of a transaction is written and only its commit is waited for."""
 
     def __init__(self, store: EventStore, config: Config, *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._clashing: tuple[Arrival, int] | None = None
+        self.meanwhile = lambda: None
+        self._clashing: dict[int, tuple[Arrival, int]] = {}
         self._future_tolerance = int(config.events.future_tolerance * 1000)
         self._subscriptions = Subscriptions(config.endpoint)
         self._applications: Mapping[str, Sequence[str]] = {
             source.name: source.partner_app_ids for source in config.source
         }
 
+    def prepare(self, arrivals: Sequence[Arrival]) -> Prepared:
+        """Do what of the work needs no store, in time that would go by waiting for it."""
+        batch = decode_all(
+            arrivals,
+            now=self._clock.now(),
+            future_tolerance=self._future_tolerance,
+            applications=self._applications,
+        )
+        return Prepared(arrivals, fold.apart(batch, self._store.parallel))
+
     async def apply(self, arrivals: Sequence[Arrival]) -> None:
         """Apply arrivals durably, each exactly once; they may be repetitions of earlier ones.
 
         Raises:
-            StoreUnavailableError: nothing, or only a leading part, was applied; apply all again.
+            StoreUnavailableError: not all was applied; apply all again. What was, is not applied
+                twice: of prepared arrivals only the parts that are left are.
             StoreConflictError: likewise.
         """
+        prepared = arrivals if isinstance(arrivals, Prepared) else self.prepare(arrivals)
+        parts = list(prepared.left)
+        if len(parts) == 1:
+            await self._apply_part(parts[0])
+            prepared.left.clear()
+        else:
+            ended = await asyncio.gather(*map(self._apply_part, parts), return_exceptions=True)
+            faults = [one for one in ended if one is not None]
+            prepared.left = [
+                part for part, fault in zip(parts, ended, strict=True) if fault is not None
+            ]
+            if faults:
+                raise faults[0]
+        self._clashing.clear()
+
+    async def _apply_part(self, batch: Sequence[Decoded]) -> None:
         try:
-            batch, written = await self._apply_together(arrivals)
+            written = await self._apply_together(batch)
         except STORE_AWAY:
             raise
         except Exception as error:
-            if isinstance(error, StoreConflictError) and self._may_wait(arrivals):
+            if isinstance(error, StoreConflictError) and self._may_wait(batch):
                 raise
-            log.warning("events.refused", count=len(arrivals), error_type=type(error).__name__)
-            if len(arrivals) == 1:
-                await self._quarantine(arrivals[0], Reason.REFUSED_BY_STORE, type(error).__name__)
+            log.warning("events.refused", count=len(batch), error_type=type(error).__name__)
+            if len(batch) == 1:
+                arrival = batch[0].arrival
+                await self._quarantine(arrival, Reason.REFUSED_BY_STORE, type(error).__name__)
                 return
             metrics.SPLITS.inc()
-            middle = len(arrivals) // 2
-            await self.apply(arrivals[:middle])
-            await self.apply(arrivals[middle:])
+            middle = len(batch) // 2
+            await self._apply_part(batch[:middle])
+            await self._apply_part(batch[middle:])
         else:
             self._account(batch, written)
 
-    def _may_wait(self, arrivals: Sequence[Arrival]) -> bool:
+    def _may_wait(self, batch: Sequence[Decoded]) -> bool:
         """Whether what met with conflicts alone may be tried again later, as it is."""
-        if len(arrivals) > 1:
+        if len(batch) > 1:
             return False
-        now = self._clock.now()
-        if self._clashing is None or self._clashing[0] is not arrivals[0]:
-            self._clashing = (arrivals[0], now)
-        return now - self._clashing[1] < CONFLICT_PATIENCE
+        now, arrival = self._clock.now(), batch[0].arrival
+        _, since = self._clashing.setdefault(id(arrival), (arrival, now))
+        return now - since < CONFLICT_PATIENCE
 
     async def quarantine_dead(self, arrivals: Sequence[Arrival]) -> None:
         """Put what the broker dead-lettered into the quarantine."""
@@ -123,23 +171,14 @@ class Applier:
                     folder = self._folder(loaded, histories={})
                     await transaction.write(folder.change(key, settle(state)))
 
-    async def _apply_together(
-        self, arrivals: Sequence[Arrival]
-    ) -> tuple[Sequence[Decoded], Written]:
+    async def _apply_together(self, batch: Sequence[Decoded]) -> Written:
         started = time.perf_counter()
-        batch = decode_all(
-            arrivals,
-            now=self._clock.now(),
-            future_tolerance=self._future_tolerance,
-            applications=self._applications,
-        )
-        decoded = time.perf_counter()
         async for attempt in _until_no_conflict():
             with attempt:
                 written = await self._commit(batch)
-        metrics.FOLD_SECONDS.observe(decoded - started + written.folding)
-        metrics.COMMIT_SECONDS.observe(time.perf_counter() - decoded)
-        return batch, written
+        metrics.FOLD_SECONDS.observe(written.folding)
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
+        return written
 
     async def _commit(self, batch: Sequence[Decoded]) -> Written:
         """Lock, find, fold, write.
@@ -163,6 +202,7 @@ class Applier:
             if changes.quarantined:
                 await _empty_erased(transaction, changes)
             await transaction.write(changes)
+            asyncio.get_running_loop().call_soon(self.meanwhile)
         took = round((time.perf_counter() - began) * 1000)
         return Written(changes, sifted.repeated, folding, took)
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from shared.broker import headers
 from shared.broker.consumer import Received
-from shared.domain.events import Event, Unreadable, decode
+from shared.domain.events import Event, Reason, Unreadable, decode
 
 
 class Arrival(Struct, frozen=True):
@@ -56,7 +56,7 @@ def decode_all(
     future_tolerance: int,
     applications: Mapping[str, Sequence[str]],
 ) -> list[Decoded]:
-    """Decode each arrival.
+    """Decode each arrival; one over which the decoder stumbles is malformed.
 
     Args:
         arrivals: in the order in which they came.
@@ -64,18 +64,20 @@ def decode_all(
         future_tolerance: milliseconds that an eventTime may lie ahead.
         applications: source → the partner applications bound to it; empty for any.
     """
-    return [
-        Decoded(
-            arrival,
-            decode(
+    decoded = []
+    for arrival in arrivals:
+        content: Event | Unreadable
+        try:
+            content = decode(
                 arrival.body,
                 now=now,
                 future_tolerance=future_tolerance,
                 partner_app_ids=applications.get(arrival.source, ()),
-            ),
-        )
-        for arrival in arrivals
-    ]
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the others
+            content = Unreadable(Reason.MALFORMED, type(error).__name__)
+        decoded.append(Decoded(arrival, content))
+    return decoded
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

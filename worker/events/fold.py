@@ -3,7 +3,8 @@
 Nothing here waits or writes: the pipeline loads, this folds, the pipeline commits.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 import orjson
 from msgspec import Struct
@@ -30,6 +31,9 @@ from shared.store.rows import (
     Why,
 )
 from worker.events.arrivals import Arrival, Decoded
+
+SMALL = 50
+"""Events that are not worth a second transaction."""
 
 _NAMING = frozenset({"consentId", "consentIds", "linkId", "requestId"})
 
@@ -102,10 +106,71 @@ def sift(
     return sifted
 
 
+def apart(batch: Sequence[Decoded], parts: int) -> list[list[Decoded]]:
+    """Share a batch out among that many parts that have nothing to do with each other.
+
+    What speaks of the same aggregate, or is called the same by the source, stays together and in
+    order. Parts come out about equally large, and small batches whole.
+    """
+    if parts < 2 or len(batch) < SMALL:  # noqa: PLR2004 - one part is no sharing
+        return [list(batch)]
+    together = Together()
+    groups = [together.group(_ties(one.content)) for one in batch]
+    sizes = Counter(map(together.root, groups))
+    shares: list[list[Decoded]] = [[] for _ in range(parts)]
+    loads = [0] * parts
+    share_of: dict[int, list[Decoded]] = {}
+    for root, size in sizes.most_common():
+        least = loads.index(min(loads))
+        loads[least] += size
+        share_of[root] = shares[least]
+    for one, group in zip(batch, groups, strict=True):
+        share_of[together.root(group)].append(one)
+    return [one for one in shares if one]
+
+
+def _ties(content: Event | Unreadable) -> list[Hashable]:
+    """What an event has in common with others that must be applied with it, in order."""
+    if isinstance(content, Unreadable):
+        return [Unreadable]
+    ties: list[Hashable] = [(content.partner_app_id, content.event_id)]
+    for key, fact in content.facts:
+        ties.append(key)
+        if isinstance(fact, OrderFact) and fact.consent_ids:
+            ties += (_consent(key, one) for one in consents_named(fact))
+    return ties
+
+
+class Together:
+    """Tells which things belong together, directly or over others."""
+
+    def __init__(self) -> None:
+        self._parents: list[int] = []
+        self._groups: dict[Hashable, int] = {}
+
+    def group(self, ties: Iterable[Hashable]) -> int:
+        """The group of something with these ties; groups that share a tie become one."""
+        mine = len(self._parents)
+        self._parents.append(mine)
+        for tie in ties:
+            known = self._groups.setdefault(tie, mine)
+            if known != mine:
+                self._parents[self.root(known)] = mine = self.root(mine)
+        return mine
+
+    def root(self, group: int) -> int:
+        """What all groups that became one have in common."""
+        parents = self._parents
+        while (parent := parents[group]) != group:
+            parents[group] = parents[parent]
+            group = parent
+        return group
+
+
 def ordered_consents(fresh: Iterable[Fresh]) -> set[AggregateKey]:
     """The consents that the orders of a batch name."""
     return {
-        AggregateKey(AggregateKind.CONSENT, key.partner_app_id, one)
+        _consent(key, one)
         for event in fresh
         for key, fact in event.event.facts
         if isinstance(fact, OrderFact)
@@ -261,6 +326,11 @@ def quarantined(arrival: Arrival, *, reason: str, detail: str) -> NewQuarantined
         traceparent=arrival.traceparent,
         event_id=arrival.event_id,
     )
+
+
+def _consent(ordering: AggregateKey, consent_id: str) -> AggregateKey:
+    """A consent that an order of the same application names."""
+    return AggregateKey(AggregateKind.CONSENT, ordering.partner_app_id, consent_id)
 
 
 def _ref(event: Event) -> EventRef:

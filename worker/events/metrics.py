@@ -23,7 +23,7 @@ BATCH_SIZE = Histogram(
 )
 FOLD_SECONDS = Histogram(
     "correio_events_fold_seconds",
-    "Time to decode and fold one batch.",
+    "Time to fold one batch.",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25),
 )
 COMMIT_SECONDS = Histogram(

@@ -20,7 +20,7 @@ from shared.store.port import Store
 from worker.events import metrics
 from worker.events.apply import Applier
 from worker.events.keeper import Keeper
-from worker.events.pipeline import Apply, Pipeline
+from worker.events.pipeline import Pipeline
 
 log = get_logger(__name__)
 
@@ -90,23 +90,21 @@ class EventsService:
                 group.create_task(self._keeper.run()),
                 group.create_task(self._erase()),
             ]
-            pipelines = [
-                group.create_task(self._pipeline(self._events, self._applier.apply).run(stop)),
-                group.create_task(
-                    self._pipeline(self._dead, self._applier.quarantine_dead).run(stop)
-                ),
-            ]
+            events, dead = self._pipelines()
+            pipelines = [group.create_task(one.run(stop)) for one in (events, dead)]
             await asyncio.wait(pipelines)
             for task in background:
                 task.cancel()
 
-    def _pipeline(self, consumer: BatchConsumer, apply: Apply) -> Pipeline:
-        return Pipeline(
-            consumer,
-            apply,
-            config=self._config.events,
-            clock=self._clock,
+    def _pipelines(self) -> tuple[Pipeline, Pipeline]:
+        """That of the events, and that of the dead letters."""
+        config, applier = self._config.events, self._applier
+        events = Pipeline(
+            self._events, applier.apply, prepare=applier.prepare, config=config, clock=self._clock
         )
+        applier.meanwhile = events.look_ahead
+        dead = Pipeline(self._dead, applier.quarantine_dead, config=config, clock=self._clock)
+        return events, dead
 
     async def _open_store(self) -> None:
         """Open the store, waiting for it for as long as it takes."""

@@ -174,10 +174,14 @@ WHERE settles = 1 AND touched_at <= %s ORDER BY touched_at LIMIT %s
 
 
 class PostgresEventTransaction:
-    """One transaction; each method is one round trip."""
+    """One transaction; each method is one round trip, and that of `write` includes the commit."""
 
-    def __init__(self, connection: Connection, sealing: Sealing) -> None:
+    def __init__(
+        self, connection: Connection, sealing: Sealing, sending: contextlib.AsyncExitStack
+    ) -> None:
+        """`sending`: what is sent within it need be answered only when it ends."""
         self._connection = connection
+        self._sending = sending
         self._sealing = sealing
         self._keys = Keys(sealing)
         self._indexed: list[tuple[int, str]] = []
@@ -242,17 +246,22 @@ class PostgresEventTransaction:
         return sorted(number for (number,) in found)
 
     async def write(self, changes: Changes) -> None:
-        """See `shared.store.port.EventTransaction`; all statements go in one round trip."""
+        """See `shared.store.port.EventTransaction`.
+
+        All statements go out together. What the server says to them is heard at the end of the
+        transaction, or before the next is written.
+        """
+        await self._sending.aclose()
         if changes.erased:
             await erase(self._run, changes.erased, self._sealing)
         self._indexed, subjects = subject_values(changes, self._sealing)
-        async with self._connection.pipeline():
-            await _write_events(self._connection, changes, self._keys)
-            await _write_aggregates(self._connection, changes, self._keys)
-            await insert_all(self._connection, _INSERT_KEYS, key_values(self._keys))
-            await _write_rest(self._connection, changes, self._sealing)
-            await insert_all(self._connection, _INSERT_SUBJECTS, subjects)
-            await insert_all(self._connection, _INSERT_ORDERED, sorted(set(changes.ordered)))
+        await self._sending.enter_async_context(self._connection.pipeline())
+        await _write_events(self._connection, changes, self._keys)
+        await _write_aggregates(self._connection, changes, self._keys)
+        await insert_all(self._connection, _INSERT_KEYS, key_values(self._keys))
+        await _write_rest(self._connection, changes, self._sealing)
+        await insert_all(self._connection, _INSERT_SUBJECTS, subjects)
+        await insert_all(self._connection, _INSERT_ORDERED, sorted(set(changes.ordered)))
 
     def committed(self) -> None:
         """What was written is durable."""
@@ -266,12 +275,16 @@ class PostgresEventTransaction:
 class PostgresEvents(PostgresPart):
     """`shared.store.port.EventStore` on PostgreSQL."""
 
+    parallel = 2
+    """The server works on one while this process folds the other."""
+
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresEventTransaction]:
         """See `shared.store.port.EventStore`."""
-        async with self._transaction() as connection:
-            transaction = PostgresEventTransaction(connection, self.sealing)
+        async with self._transaction() as connection, contextlib.AsyncExitStack() as sending:
+            transaction = PostgresEventTransaction(connection, self.sealing, sending)
             yield transaction
+            await execute(connection, "COMMIT")  # goes out with what was written last
         transaction.committed()
 
     async def unsettled(self, *, quiet_since: int, limit: int) -> list[AggregateKey]:

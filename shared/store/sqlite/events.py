@@ -220,6 +220,9 @@ class SqliteEventTransaction:
 class SqliteEvents(SqlitePart):
     """`shared.store.port.EventStore` on SQLite."""
 
+    parallel = 1
+    """A SQLite database has one writer at a time."""
+
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteEventTransaction]:
         """See `shared.store.port.EventStore`."""

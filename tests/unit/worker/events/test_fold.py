@@ -1,5 +1,6 @@
 """Folding a batch in memory: labels, versions, deliveries."""
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -7,12 +8,14 @@ import pytest
 
 from shared.config import EndpointConfig, Secret
 from shared.domain import aggregates
+from shared.domain.events import Event, Reason, Unreadable, decode
 from shared.domain.keys import AggregateKey
 from shared.fanout import Subscriptions
 from shared.store.rows import Aggregate, Changes, EventRef, FoldedEntry, KnownEvent, Label
+from tests.benchmarks import traffic
 from tests.support import events as ev
 from worker.events import fold
-from worker.events.arrivals import Arrival, decode_all
+from worker.events.arrivals import Arrival, Decoded, decode_all
 
 NOW = ev.EPOCH + 1_000_000
 
@@ -243,3 +246,69 @@ def test_the_last_notice_carries_the_final_state_and_nothing_personal() -> None:
         "expireAt": None,
         "conflict": False,
     }
+
+
+def decoded(*made: Any) -> list[Decoded]:
+    arrivals = [
+        Arrival(one if isinstance(one, bytes) else ev.dump(one), "klavi", "b", NOW) for one in made
+    ]
+    return decode_all(arrivals, now=NOW, future_tolerance=10**12, applications={})
+
+
+def spoken_of(part: list[Decoded]) -> set[object]:
+    """Aggregates and events that only one part may have to do with."""
+    fresh = [
+        fold.Fresh(0, 0, one.arrival, one.content) for one in part if isinstance(one.content, Event)
+    ]
+    return {*fold.keys(part), *fold.refs(part), *fold.ordered_consents(fresh)}
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_of_a_batch_have_nothing_to_do_with_each_other(parts: int) -> None:
+    batch = decoded(*traffic.events(600), *traffic.events(30), b"{}", b"no json")
+    shares = fold.apart(batch, parts)
+    assert len(shares) == parts
+    for number, one in enumerate(shares):
+        for other in shares[:number]:
+            assert not spoken_of(one) & spoken_of(other)
+    place = {id(one): number for number, one in enumerate(batch)}
+    orders = [[place[id(one)] for one in share] for share in shares]
+    assert all(order == sorted(order) for order in orders)
+    assert sorted(itertools.chain(*orders)) == list(range(len(batch)))
+    assert max(map(len, shares)) - min(map(len, shares)) < 5
+
+
+def test_what_meets_over_others_stays_together() -> None:
+    apart = [
+        ev.event("consent_authorised", at=i, consentId=f"c{i}", linkId=f"l{i}") for i in range(60)
+    ]
+    bridge = ev.event("product_request_received", at=61, linkId="l0", consentIds=["c1", "gone"])
+    same = ev.event("link_created", at=62, event_id="consent_authorised-2", linkId="another")
+    late = ev.event("product_request_received", at=63, requestId="r2", consentIds=["gone"])
+    batch = decoded(*apart, bridge, same, late)
+    shares = fold.apart(batch, 2)
+
+    def share_of(number: int) -> int:
+        return next(i for i, share in enumerate(shares) if batch[number] in share)
+
+    assert len({share_of(one) for one in (0, 1, 60, 62)}) == 1
+    assert share_of(2) == share_of(61)
+
+
+def test_a_small_batch_stays_whole() -> None:
+    batch = decoded(*traffic.events(fold.SMALL - 1))
+    assert fold.apart(batch, 2) == [batch]
+
+
+def test_an_event_over_which_the_decoder_stumbles_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stumbling(body: bytes, **more: Any) -> Event | Unreadable:
+        if body == b"stone":
+            raise ZeroDivisionError
+        return decode(body, **more)
+
+    monkeypatch.setattr("worker.events.arrivals.decode", stumbling)
+    good, bad = decoded(ev.event("link_created"), b"stone")
+    assert isinstance(good.content, Event)
+    assert bad.content == Unreadable(Reason.MALFORMED, "ZeroDivisionError")

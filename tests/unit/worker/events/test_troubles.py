@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from shared.store.rows import Changes
 from tests.support.clock import ManualClock
 from worker.events.apply import CONFLICT_PATIENCE, MAX_CONFLICTS, Applier
 from worker.events.arrivals import Arrival
+from worker.events.fold import SMALL
 from worker.events.service import EventsService
 
 NOW = 1_700_000_000_000
@@ -29,6 +30,7 @@ class Trouble:
     """A store that fails as it is told to, and keeps what is written when it does not."""
 
     step = 0.02
+    parallel = 1
 
     def __init__(self, *faults: Exception) -> None:
         self.faults = list(faults)
@@ -63,6 +65,9 @@ class Trouble:
     async def write(self, changes: Changes) -> None:
         self.written.append(changes)
 
+    async def tombstones(self, _names: Collection[str]) -> set[str]:
+        return set()
+
     async def unsettled(self, **_: int) -> list[AggregateKey]:
         self._fail()
         self.calm.set()
@@ -88,6 +93,24 @@ async def test_a_dead_letter_is_kept_although_another_writer_came_first() -> Non
     await applier.quarantine_dead([Arrival(b"{}", "klavi", "b", NOW)])
     (changes,) = store.written
     assert [one.reason for one in changes.quarantined] == ["dead_lettered"]
+
+
+async def test_of_a_batch_in_parts_only_what_is_left_is_applied_again() -> None:
+    store: Any = Trouble(StoreUnavailableError("away"))
+    store.parallel = 2
+    applier = Applier(store, Config(), clock=ManualClock(NOW))
+    bodies = [b'{"eventName":"%d"}' % i for i in range(2 * SMALL)]
+    halves = iter([bodies[:SMALL], bodies[SMALL:]])
+    prepared = applier.prepare([Arrival(one, "klavi", "b", NOW) for one in bodies])
+    (whole,) = prepared.left
+    prepared.left = [[one for one in whole if one.arrival.body in half] for half in halves]
+    with pytest.raises(StoreUnavailableError):
+        await applier.apply(prepared)
+    assert [one.body for changes in store.written for one in changes.quarantined] == bodies[SMALL:]
+    await applier.apply(prepared)
+    assert [one.body for one in store.written[-1].quarantined] == bodies[:SMALL]
+    await applier.apply(prepared)
+    assert len(store.written) == 2
 
 
 def conflicts(count: int) -> list[Exception]:

@@ -1,0 +1,112 @@
+"""The order of taking, preparing, applying and acknowledging, with a consumer of our own."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from shared.broker.consumer import Batch, Received
+from shared.config import EventsConfig
+from tests.support.clock import ManualClock
+from worker.events.arrivals import Arrival
+from worker.events.pipeline import Pipeline
+
+FULL = 2
+
+
+class Consumer:
+    """Hands out what it was given, in batches of `FULL`, and says so."""
+
+    def __init__(self, said: list[str], count: int) -> None:
+        self.said = said
+        self.waiting = [Received(b"%d" % i, {}, i + 1, False) for i in range(count)]
+        self.taken: list[Taken] = []
+
+    def take_full(self, *, limit: int) -> "Taken | None":
+        return self._take(limit) if len(self.waiting) >= limit else None
+
+    async def take_until(self, stop: asyncio.Event, *, limit: int, **_: float) -> "Taken | None":
+        if not self.waiting:
+            await stop.wait()
+            return None
+        return self._take(limit)
+
+    def _take(self, limit: int) -> "Taken":
+        batch = Taken(self, self.waiting[:limit])
+        self.waiting = self.waiting[limit:]
+        self.taken.append(batch)
+        return batch
+
+
+class Taken(Batch):
+    gone = False
+
+    def __init__(self, consumer: Consumer, messages: Sequence[Received]) -> None:
+        super().__init__(messages, None)
+        self._said = consumer.said
+
+    @property
+    def lost(self) -> bool:
+        return self.gone
+
+    async def ack(self) -> None:
+        self._said.append("acknowledged " + numbers(self.messages))
+
+
+def numbers(of: Sequence[Any]) -> str:
+    return " ".join(one.body.decode() for one in of)
+
+
+class Work:
+    """Says what is done, looks ahead as the applier does, and stops after the last batch."""
+
+    def __init__(self, count: int, *, stop_at: str) -> None:
+        self.said: list[str] = []
+        self.stop = asyncio.Event()
+        self._stop_at = stop_at
+        self.consumer: Any = Consumer(self.said, count)
+        self.pipeline = Pipeline(
+            self.consumer, self.apply, prepare=self.prepare,
+            config=EventsConfig(batch_max=FULL), clock=ManualClock(0),
+        )  # fmt: skip
+
+    def prepare(self, arrivals: Sequence[Arrival]) -> Sequence[Arrival]:
+        self.said.append("prepared " + numbers(arrivals))
+        return arrivals
+
+    async def apply(self, arrivals: Sequence[Arrival]) -> None:
+        self.pipeline.look_ahead()
+        self.pipeline.look_ahead()
+        self.said.append("committed " + numbers(arrivals))
+        if numbers(arrivals) == self._stop_at:
+            self.stop.set()
+
+    async def run(self) -> list[str]:
+        async with asyncio.timeout(5):
+            await self.pipeline.run(self.stop)
+        return self.said
+
+
+async def test_the_next_batch_is_prepared_before_and_applied_after_the_acknowledgement() -> None:
+    assert await Work(5, stop_at="4").run() == [
+        "prepared 0 1", "prepared 2 3", "committed 0 1", "acknowledged 0 1",
+        "committed 2 3", "acknowledged 2 3",
+        "prepared 4", "committed 4", "acknowledged 4",
+    ]  # fmt: skip
+
+
+async def test_what_was_only_prepared_is_not_acknowledged_at_the_end() -> None:
+    assert await Work(4, stop_at="0 1").run() == [
+        "prepared 0 1", "prepared 2 3", "committed 0 1", "acknowledged 0 1",
+    ]  # fmt: skip
+
+
+async def test_what_the_broker_will_deliver_again_is_not_applied() -> None:
+    class Losing(Work):
+        async def apply(self, arrivals: Sequence[Arrival]) -> None:
+            await super().apply(arrivals)
+            self.consumer.taken[1].gone = True
+
+    assert await Losing(5, stop_at="4").run() == [
+        "prepared 0 1", "prepared 2 3", "committed 0 1", "acknowledged 0 1",
+        "prepared 4", "committed 4", "acknowledged 4",
+    ]  # fmt: skip
