@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from console.context import NO, Context, json_option, pass_context, run
+from console.context import NO, Context, iso, json_option, pass_context, run
 from shared.broker.depth import depths
 from shared.clock import SystemClock
 from shared.config import Config
@@ -27,9 +27,10 @@ from shared.errors import (
 from shared.fanout import Subscriptions
 from shared.networks import read_networks
 from shared.rewrap import count_by_key
-from shared.sealing import KeyRing
+from shared.sealing import SEALED, KeyRing
 from shared.store.locate import sqlite_path
 from shared.store.open import open_store
+from shared.store.port import SqlStore
 from shared.store.queries import Queries
 from shared.targets import read_targets
 
@@ -38,6 +39,7 @@ LOW_DISK = 512 * 1024 * 1024
 CLOCK_TOLERANCE = 5.0
 """Seconds that two clocks may differ."""
 
+_OLDEST_PAYLOAD = "SELECT received_at, body FROM payloads ORDER BY seq LIMIT 1"
 _MEND = "mend the field named; deploy/config.example.toml shows every field"
 
 _TLS_REMEDY = (
@@ -126,9 +128,10 @@ async def _endpoints(config: Config) -> Finding:
 async def _sealing(config: Config) -> Finding:
     """Without a key the store works, and only theft of the whole store is not guarded against."""
     ring = KeyRing.read(config.sealing.keys.reveal())
-    store = open_store(config.store, config.sealing)
+    store, clear = open_store(config.store, config.sealing), ""
     try:
         await store.start()
+        clear = await _clear(store)
         counts = await count_by_key(store)
         await Eraser(store, config, clock=SystemClock()).require_keys()
     except SealingKeyError as error:
@@ -139,7 +142,7 @@ async def _sealing(config: Config) -> Finding:
     finally:
         await store.close()
     if not ring.ids:
-        found = "no key is configured: data keys rest unwrapped"
+        found = f"no key is configured: data keys rest unwrapped{clear}"
         return Finding("sealing", ok=True, found=found, remedy="see deploy/README.md, Keys")
     missing = [one for one in counts if one not in ring.ids and one]
     if missing:
@@ -148,7 +151,16 @@ async def _sealing(config: Config) -> Finding:
         return Finding("sealing", ok=False, found=found, remedy=remedy)
     old = sum(count for one, count in counts.items() if one != ring.first)
     said = f"; {old} data keys wait for `correio keys rewrap`" if old else ""
-    return Finding("sealing", ok=True, found=f"{ring.first} wraps{said}")
+    return Finding("sealing", ok=True, found=f"{ring.first} wraps{said}{clear}")
+
+
+async def _clear(store: SqlStore) -> str:
+    """What to add if the oldest payload lies in clear, as a release before sealing stored it."""
+    for at, body in await store.fetch(_OLDEST_PAYLOAD):
+        if not bytes(body).startswith(SEALED):
+            since = str(iso(at))[:10]
+            return f"; what was stored before there was sealing lies in clear, since {since}"
+    return ""
 
 
 async def _broker(config: Config) -> Finding:

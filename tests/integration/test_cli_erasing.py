@@ -107,6 +107,22 @@ async def test_a_person_is_found_by_tax_id(correio: Cli) -> None:
     await correio("trace", "99999999999", exits=1)
 
 
+async def test_the_doctor_tells_of_what_was_stored_before_there_was_sealing(
+    correio: Cli, store: Store
+) -> None:
+    async def said() -> str:
+        answer = await correio("doctor", exits=1)  # there is no broker
+        (found,) = (one["found"] for one in answer["findings"] if one["name"] == "sealing")
+        return str(found)
+
+    assert "in clear" not in await said()
+    await store.change([
+        ("UPDATE payloads SET body = ? WHERE seq = (SELECT min(seq) FROM payloads)",
+         (b'{"cpf":"x"}',)),
+    ])  # fmt: skip
+    assert "what was stored before there was sealing lies in clear, since 20" in await said()
+
+
 async def test_keys_are_changed_under_load_and_nothing_is_rewritten(
     store_url: str, tmp_path: Path
 ) -> None:
