@@ -35,8 +35,11 @@ TASK = "retention"
 LEAST, MOST = 20, 5_000
 """Rows, or aggregates, in one step."""
 
-MOST_A_SECOND = 5_000
-"""Rows, or aggregates: what goes faster than that writes so much that others wait for the disk."""
+MOST_A_SECOND = 32_000
+"""Rows of all tables, if a pass had all the time: its share of that is the most that it removes.
+
+What goes faster writes so much that others wait for the disk.
+"""
 
 LOOK = 1_000
 """Aggregates looked at in one query."""
@@ -191,7 +194,8 @@ class Retention:
         while fruitless < FRUITLESS:
             step = await self._store.forget(kind, before=before, after=last, limit=pace.size)
             fruitless = 0 if any(step.removed.values()) else fruitless + 1
-            await self._between(pace, step.removed, step.seconds)
+            rows = min(pace.size, sum(step.removed.values()))  # a dropped day is one step
+            await self._between(pace, step.removed, step.seconds, rows=rows)
             last = step.last
             if last is None:
                 return
@@ -222,7 +226,8 @@ class Retention:
             except StoreConflictError:  # they are still there for the next pass
                 await self._clock.sleep(REST)
                 continue
-            await self._between(pace, step.removed, step.seconds)
+            rows = sum(step.removed.values())
+            await self._between(pace, step.removed, step.seconds, rows=rows)
 
     async def _empty(self, table: str, delete: str, values: tuple[str | int, ...]) -> None:
         pace, count = Pace(self._store.step), 1
@@ -230,18 +235,20 @@ class Retention:
             began = self._clock.monotonic()
             size = pace.size
             (count,) = await self._store.change([(delete, (*values, size))])
-            await self._between(pace, {table: count}, self._clock.monotonic() - began)
+            seconds = self._clock.monotonic() - began
+            await self._between(pace, {table: count}, seconds, rows=count)
             if count < size:
                 return
 
-    async def _between(self, pace: Pace, removed: Mapping[str, int], seconds: float) -> None:
-        """Count a step, rest after it, and keep the lease."""
+    async def _between(
+        self, pace: Pace, removed: Mapping[str, int], seconds: float, *, rows: int
+    ) -> None:
+        """Count a step, rest after it for the `rows` that it wrote, and keep the lease."""
         self._removed.update(removed)
-        rows = min(pace.size, max(removed.values(), default=0))  # a dropped day is one step
         pace.took(seconds)
         await self._lease.renew()
-        share = seconds / self._config.share - seconds
-        await self._clock.sleep(max(REST, share, rows / MOST_A_SECOND))
+        share = self._config.share
+        await self._clock.sleep(max(REST, seconds / share - seconds, rows / MOST_A_SECOND / share))
 
 
 def _days(config: RetentionConfig, kind: Kind) -> float:

@@ -13,7 +13,7 @@ from shared.clock import SystemClock
 from shared.config import Secret, StoreConfig
 from shared.errors import StoreUnavailableError
 from shared.ids import lowest_id, new_id
-from shared.retention import Retention
+from shared.retention import MOST_A_SECOND, Retention
 from shared.store.lease import SECONDS, Lease, LeaseLostError
 from shared.store.open import open_store
 from shared.store.port import Store
@@ -246,6 +246,20 @@ async def test_a_pass_that_was_cut_short_is_made_again(life: Life) -> None:
     assert await books.audit_faults(life.url) == []
     await life.retain()
     assert life.counts() == dict.fromkeys(TABLES, 0)
+
+
+async def test_a_pass_rests_for_every_row_that_it_removes_of_whatever_table(life: Life) -> None:
+    await life.happens(*(
+        ev.event("consent_revoked", at=at, event_id=f"e{at}", consentId=f"c{at}", linkId="")
+        for at in range(200)
+    ))  # fmt: skip
+    await life.deliver()
+    life.pass_days(40)
+    began = life.clock.now()
+    removed = await life.retain(replace(KEPT, payload_days=0, attempt_days=0))
+    rows = sum(removed[one] for one in ("aggregates", "events", "history", "deliveries"))
+    assert rows == 800
+    assert life.clock.now() - began >= 1000 * rows / (MOST_A_SECOND * KEPT.share)
 
 
 async def test_events_that_arrive_during_a_pass_lose_nothing(life: Life, store_url: str) -> None:

@@ -48,7 +48,7 @@ AND NOT EXISTS (SELECT 1 FROM history h WHERE h.event_seq = e.seq)
 class PostgresRetention(PostgresPart):
     """`shared.store.port.RetentionStore` on PostgreSQL."""
 
-    step = 0.2  # in which only the rows that go are locked
+    step = 0.05  # in which only the rows that go are locked
 
     async def make_room(self, *, now: int) -> None:
         """See `shared.store.port.RetentionStore`."""
