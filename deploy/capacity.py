@@ -1,9 +1,9 @@
 """How many of what for how many events a day: ``python -m deploy.capacity`` prints the table.
 
 The rates are what one process carried on a machine with two slow cores that it shared with broker,
-database and load (`tests.benchmarks.scaling`, `tests.benchmarks.callbacks_rate`); a core of a
-server does more. What one broker queue and one database carry on hardware of their own is an
-assumption, marked as such.
+database and load, the slowest round of several days (`tests/benchmarks/results.json`,
+`tests.benchmarks.scaling`); a core of a server does more. What one broker queue and one database
+carry on hardware of their own is an assumption, marked as such.
 """
 
 import math
@@ -19,14 +19,14 @@ PEAK: Final = 4.0
 HEADROOM: Final = 0.5
 """Of what a process can do, so much is planned for."""
 
-RECEIVER: Final = 9_000.0
+RECEIVER: Final = 18_000.0
 """Events/s of one receiver process, batches of 10; measured."""
 
-EVENTS_WORKER: Final = 8_400.0
-"""Events/s of one events worker on PostgreSQL; measured, the lowest of several days."""
+EVENTS_WORKER: Final = 5_600.0
+"""Events/s of one events worker on PostgreSQL; measured while the disk was slow to sync."""
 
-CALLBACKS_WORKER: Final = 2_400.0
-"""Callbacks/s of one callbacks worker on SQLite, attempts recorded; measured."""
+CALLBACKS_WORKER: Final = 3_300.0
+"""Callbacks/s of one callbacks worker, attempts recorded; measured."""
 
 CALLBACKS_PER_EVENT: Final = 0.84
 """Notifications per event for one endpoint that wants all of them; counted over 50,000 events."""
