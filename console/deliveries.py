@@ -186,6 +186,9 @@ async def replay_deliveries(
 ) -> dict[str, Any]:
     """Give the deliveries meant a new round, `rate` a second, if `really`; says how many."""
     async with context.queries() as queries:
+        if not really and not ids:
+            count = await queries.count_deliveries(wanted)
+            return {"count": count, "dryRun": True, "replay": None}
         chosen = list(ids) or await queries.delivery_ids(wanted)
         if ids:
             rows = [await queries.delivery(one) for one in ids]
@@ -259,9 +262,9 @@ async def cancel_deliveries(
         if replay_id:
             count = await queries.cancel_replay(replay_id)
         else:
-            chosen = list(ids) or await queries.delivery_ids(wanted)
             if not really:
-                return len(chosen)
+                return len(ids) or await queries.count_deliveries(wanted)
+            chosen = list(ids) or await queries.delivery_ids(wanted)
             count = 0
             for some in _chunks(chosen):
                 count += await queries.cancel(some, now=context.clock.now())

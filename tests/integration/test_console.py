@@ -20,6 +20,7 @@ from shared.broker.depth import depths
 from shared.clock import SystemClock
 from shared.config import Config, StoreConfig, load_config
 from shared.errors import ConfigError
+from shared.store.lists import DeliveryLists
 from shared.store.open import open_store
 from tests.support import events as ev
 from tests.support.deliveries import until
@@ -214,6 +215,21 @@ async def test_an_operator_looks_and_acts(guarded: Served) -> None:
         assert found.keys() == real.keys()
         assert {"critical"} == {one["severity"] for one in seen["stuck"] if "worker" in one["what"]}
         assert len((await page.get("history"))[1]["points"]) >= 1
+
+
+async def test_a_dry_run_counts_and_loads_nothing(
+    guarded: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(DeliveryLists, "delivery_ids")
+    page = guarded.page()
+    async with page.http:
+        await page.enter(TOKEN)
+        listed = (await page.get("deliveries?endpoint=crm&state=pending"))[1]["count"]
+        wanted = {"endpoint": "crm"}
+        said = await page.post("deliveries/cancel", wanted)
+        assert said == (200, {"count": listed, "dryRun": True})
+        said = await page.post("deliveries/replay", {**wanted, "includeDelivered": True})
+        assert said == (200, {"count": 0, "dryRun": True, "replay": None})
 
 
 async def test_what_is_masked_is_shown_in_full_to_few_and_each_look_is_recorded(
