@@ -58,7 +58,7 @@ class App:
                 return await self._receive(request, name)
             case hdrs.METH_GET | hdrs.METH_HEAD:
                 source = self._admission.find(request, name)
-                return self._refuse(source) if isinstance(source, Refusal) else accepted(0)
+                return self._refuse(source) if isinstance(source, Refusal) else accepted(request, 0)
             case hdrs.METH_OPTIONS:
                 return options(ALLOWED_METHODS)
             case _:
@@ -81,7 +81,7 @@ class App:
                 known = "" if batch.reason is Reason.UNKNOWN_SOURCE else name
                 return self._refuse_batch(batch, began, source=known)
             if not batch.events:
-                return accepted(0)
+                return accepted(request, 0)
             if self.in_flight >= self._max_in_flight:
                 refusal = Refusal(Reason.OVERLOADED, "too many batches at once")
                 return self._refuse_batch(refusal, began, source=batch.source)
@@ -100,7 +100,7 @@ class App:
         )
         if is_sampled(batch.traceparent):
             _trace(batch, route, duration)
-        return accepted(count)
+        return accepted(request, count)
 
     def _refuse(self, refusal: Refusal, *, allowed: str | None = None) -> web.StreamResponse:
         """The answer to a request that carries no batch and is not accepted."""

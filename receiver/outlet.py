@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from receiver.batch import Batch, event_id
 from receiver.circuit import Circuit
+from receiver.deadlines import Deadlines
 from receiver.metrics import Metrics
 from shared.broker import headers, topology
 from shared.broker.publisher import Outgoing, Publisher
@@ -55,7 +56,7 @@ class Outlet:
         self._publisher = publisher
         self._circuit = circuit
         self._clock = clock
-        self._timeout = timeout
+        self._deadlines = Deadlines(timeout)
         self._metrics = metrics
         self._has_room = has_room
 
@@ -97,7 +98,7 @@ class Outlet:
 
     async def _try(self, messages: Sequence[Outgoing]) -> BaseException | None:
         try:
-            async with asyncio.timeout(self._timeout):
+            with self._deadlines.limit():
                 await self._publisher.publish(messages)
         except (CorreioError, TimeoutError) as fault:
             return fault

@@ -1,8 +1,12 @@
 """The few answers that the receiver gives."""
 
+import time
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, HttpVersion11, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 
 from receiver.problems import MEDIA_TYPE, Refusal
 
@@ -11,9 +15,66 @@ SERVER: Final = "correio"
 """Named in every answer instead of the versions of what it is built with."""
 
 
-def accepted(count: int) -> web.Response:
+class Receipt(web.Response):
+    """The answer to a batch, written in one piece.
+
+    It holds nothing of any request, so one serves all that accept as many events. It suits a POST
+    of HTTP/1.1 whose connection stays open.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body=body)
+        self._head = (
+            f"HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nServer: {SERVER}\r\n"
+            f"Content-Length: {len(body)}\r\nDate: "
+        ).encode()
+        self._tail = b"\r\n\r\n" + body
+
+    @property
+    def keep_alive(self) -> bool:
+        """The connection stays open."""
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write all of it.
+
+        Raises:
+            ClientConnectionResetError: the sender has left.
+        """
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ClientConnectionResetError("Cannot write to closing transport")
+        transport.write(b"".join((self._head, _date(), self._tail)))
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write."""
+
+
+def accepted(request: web.BaseRequest, count: int) -> web.Response:
     """So many events are durable."""
-    return found(b'{"accepted":%d}' % count)
+    if request.method == hdrs.METH_POST and request.version == HttpVersion11 and request.keep_alive:
+        return _receipt(count)
+    return found(_accepted(count))
+
+
+def _accepted(count: int) -> bytes:
+    return b'{"accepted":%d}' % count
+
+
+@lru_cache(maxsize=1_024)
+def _receipt(count: int) -> Receipt:
+    return Receipt(_accepted(count))
+
+
+def _date() -> bytes:
+    """The time as a header has it."""
+    return _date_of(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date_of(seconds: int) -> bytes:
+    return formatdate(seconds, usegmt=True).encode()
 
 
 def found(body: bytes) -> web.Response:

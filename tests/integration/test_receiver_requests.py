@@ -5,6 +5,7 @@ import gzip
 import json
 import zlib
 from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from receiver.signature import HEADER, sign
 from shared.broker import headers as names
 from shared.broker import topology
 from shared.config import Secret, SourceConfig
-from tests.support.http import PATH, SECRET, ask, connected, post, request
+from tests.support.http import PATH, PATIENCE, SECRET, ask, connected, post, request
 from tests.support.receiver import FakeBroker, running, settings
 
 BATCH = b'[{"eventId":"e-1","n":1.0},{"eventID":"e-2"},7]'
@@ -267,3 +268,26 @@ async def test_figures_are_told_by_source_and_outcome_and_never_by_a_strangers_w
         if sample.name == "correio_receiver_refused_total" and sample.value
     }
     assert refused == {("klavi", "not-json"), ("", "unknown-source")}
+
+
+async def test_an_accepted_batch_is_answered_as_the_connection_asks(receiver: Receiver) -> None:
+    async with connected(receiver) as client:
+        for _ in range(2):
+            await client.send(request(b"[1]"))
+            kept = await client.answer()
+            assert (kept.status, kept.body) == (200, b'{"accepted":1}')
+            assert "connection" not in kept.headers
+        await client.send(request(b"[1]", Connection="close"))
+        last = await client.answer()
+        assert await client.ended() == b""
+    older = request(b"[1]").replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
+    async with connected(receiver) as client:
+        await client.send(older)
+        oldest = await client.answer()
+        assert await client.ended() == b""
+    assert (last.status, last.body, last.headers["connection"]) == (200, kept.body, "close")
+    assert (oldest.status, oldest.body) == (200, kept.body)
+    dates = [parsedate_to_datetime(one.headers.pop("date")) for one in (kept, last, oldest)]
+    assert (max(dates) - min(dates)).total_seconds() < PATIENCE
+    last.headers.pop("connection")
+    assert kept.headers == last.headers == oldest.headers
