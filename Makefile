@@ -52,10 +52,10 @@ chaos: $(STAMP) ## Do every fault of tests/chaos/README.md, on both stores and t
 	@$(BIN)/python -m deploy.local prepare
 	@$(MAKE) --no-print-directory --jobs 2 chaos-real chaos-seeds
 
-chaos-real: $(STAMP)
+chaos-real: $(STAMP) ## Only the faults, without the simulations; ARGS goes to pytest
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m chaos tests/chaos $(ARGS)
 
-chaos-seeds: $(STAMP)
+chaos-seeds: $(STAMP) ## Only the simulations
 	nice $(BIN)/python -m tests.chaos.simulated --seeds $(SEEDS) --jobs 2
 
 chaos-soak: $(STAMP) ## Do faults in random order, watch memory and files; MINUTES=60 SEED= STORE=postgres

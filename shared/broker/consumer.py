@@ -43,9 +43,12 @@ class Batch:
 
         When the channel has gone meanwhile this does nothing: the broker delivers them again,
         which is why work must be idempotent.
+
+        Raises:
+            RuntimeError: an earlier message is not settled; acknowledging these would lose it.
         """
         if self._subscription is not None and self.messages:
-            await self._subscription.ack(self.messages[-1].tag)
+            await self._subscription.ack(self.messages[0].tag, self.messages[-1].tag)
 
 
 class _Subscription:
@@ -64,7 +67,9 @@ class _Subscription:
         self._still = False
         self.in_hand.append(message)
 
-    async def ack(self, tag: int) -> None:
+    async def ack(self, first: int, tag: int) -> None:
+        if self.in_hand and self.in_hand[0].tag < first:
+            raise RuntimeError(f"message {first} before {self.in_hand[0].tag}: it would be lost")
         self._acked = tag
         while self.in_hand and self.in_hand[0].tag <= tag:
             self.in_hand.popleft()

@@ -51,6 +51,7 @@ class Pipeline:
         self._config = config
         self._clock = clock
         self._next: tuple[Batch, Sequence[Arrival]] | None = None
+        self._applying = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set and the batch in hand is done.
@@ -73,8 +74,11 @@ class Pipeline:
         )
 
     def look_ahead(self) -> None:
-        """Prepare the next batch, if a full one is at hand; for time that goes by waiting."""
-        if self._next is None:
+        """Prepare the next batch, if a full one is at hand; for time that goes by waiting.
+
+        Only while one is applied: at any other time the next one is being taken already.
+        """
+        if self._applying and self._next is None:
             batch = self._consumer.take_full(limit=self._config.batch_max)
             if batch is not None:
                 self._next = (batch, self._prepared(batch))
@@ -96,6 +100,7 @@ class Pipeline:
         async def pause(seconds: float) -> None:
             await first_of(stop.wait(), self._clock.sleep(seconds))
 
+        self._applying = True
         try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception_type(TRANSIENT),
@@ -110,6 +115,7 @@ class Pipeline:
         except TRANSIENT:
             return False
         finally:
+            self._applying = False
             metrics.PAUSED.set(0)
         return True
 

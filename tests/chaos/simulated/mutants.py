@@ -170,7 +170,7 @@ def _commit_without_outbox() -> Any:
 def _acknowledge_an_unsettled_prefix() -> Any:
     async def ack(self: Taken) -> None:
         if self._subscription is not None:
-            await self._subscription.ack(self._subscription._delivered)
+            await self._subscription.ack(0, self._subscription._delivered)
 
     return mock.patch.object(Taken, "ack", ack)
 

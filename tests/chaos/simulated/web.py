@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+from aiohttp import HttpVersion11
 from multidict import CIMultiDict
 from standardwebhooks import Webhook
 from yarl import URL
@@ -55,6 +56,8 @@ class Request:
     method = "POST"
     path = "/v1/webhooks/klavi"
     remote = "127.0.0.1"
+    version = HttpVersion11
+    keep_alive = True
     body_exists = True
 
     def __init__(self, body: bytes) -> None:

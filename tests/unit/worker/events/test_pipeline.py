@@ -100,6 +100,24 @@ async def test_what_was_only_prepared_is_not_acknowledged_at_the_end() -> None:
     ]  # fmt: skip
 
 
+async def test_who_looks_ahead_too_late_takes_nothing() -> None:
+    """A batch that was taken while the next one was awaited would be passed over, and lost."""
+
+    class Late(Work):
+        async def apply(self, arrivals: Sequence[Arrival]) -> None:
+            self.said.append("committed " + numbers(arrivals))
+
+    work = Late(0, stop_at="")
+    running = asyncio.create_task(work.run())
+    await asyncio.sleep(0)
+    late = Late(4, stop_at="").consumer
+    work.consumer.waiting = late.waiting
+    work.pipeline.look_ahead()
+    assert work.consumer.taken == []
+    work.stop.set()
+    await running
+
+
 async def test_what_the_broker_will_deliver_again_is_not_applied() -> None:
     class Losing(Work):
         async def apply(self, arrivals: Sequence[Arrival]) -> None:
