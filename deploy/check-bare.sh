@@ -26,7 +26,7 @@ unset CORREIO_CONFIG CORREIO_BROKER__URL CORREIO_STORE__URL VIRTUAL_ENV PYTHONPA
 
 timed 300 make demo
 timed 30 make demo
-timed 300 make test
+timed 600 make test
 timed 300 make lint
 
 cd /

@@ -10,6 +10,7 @@ vhost=${2:-/}
 ctl=${RABBITMQCTL:-rabbitmqctl}
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
+$ctl --quiet await_startup </dev/null
 known=$($ctl --quiet list_users </dev/null)
 grep -v '^#' "$here/rights.txt" | while read -r user configure write read tags; do
     change=add_user
