@@ -36,7 +36,7 @@ class Receipt(web.Response):
         return True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write all of it.
+        """Write all of it, and wait while the sender leaves too many answers unread.
 
         Raises:
             ClientConnectionResetError: the sender has left.
@@ -45,6 +45,7 @@ class Receipt(web.Response):
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError("Cannot write to closing transport")
         transport.write(b"".join((self._head, _date(), self._tail)))
+        await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

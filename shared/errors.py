@@ -55,3 +55,6 @@ class SealBrokenError(CorreioError):
 
 STORE_AWAY = (StoreUnavailableError, StoreDamagedError)
 """The store cannot work, whatever it is asked: pause until somebody has mended it."""
+
+TRANSIENT = (*STORE_AWAY, StoreConflictError)
+"""No fault of what was asked: ask again later."""

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,6 +31,8 @@ LOOPBACK = "127.0.0.1"
 
 # Below the range that Linux and macOS give to outgoing connections, so a port found free stays so.
 _PORTS = range(20_000, 30_000)
+_HELD_MAX = 256
+_held: deque[socket.socket] = deque()
 
 # Debian's wrapper on the PATH changes the user and drops the environment; the script behind it
 # does neither.
@@ -83,15 +86,25 @@ def find_scripts() -> Path | None:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody uses."""
+    """A port of the loopback interface that nobody uses, nor is given to another who asks here.
+
+    It stays bound without listening, until this process has asked for 256 more or ends: who asks
+    anywhere else on the machine finds it taken, while a server, which binds with SO_REUSEADDR,
+    may have it.
+    """
     for _ in range(200):
         port = random.choice(_PORTS)  # noqa: S311 - not a secret
-        with socket.socket() as probe:
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
+        held = socket.socket()
+        try:
+            held.bind((LOOPBACK, port))
+        except OSError:
+            held.close()
+            continue
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _held.append(held)
+        if len(_held) > _HELD_MAX:
+            _held.popleft().close()
+        return port
     raise BrokerError(f"no free port among {_PORTS.start} to {_PORTS.stop}")
 
 

@@ -201,6 +201,23 @@ async def test_what_was_not_acknowledged_comes_again_on_the_next_channel(
     assert sorted(got) == [b"a", b"b", b"c"]
 
 
+async def test_what_is_taken_later_is_not_acknowledged_before_what_was_taken_earlier(
+    broker_url: str,
+) -> None:
+    """It would settle the earlier ones as well, whose work is not done."""
+    await topology.declare(broker_url)
+    taker = consumer(broker_url)
+    async with publishing(broker_url) as publisher, running(taker), asyncio.timeout(LIMIT):
+        await publisher.publish(messages(b"a", b"b"))
+        first, second = [await taker.take(limit=1, linger=0) for _ in range(2)]
+        with pytest.raises(RuntimeError, match="would be lost"):
+            await second.ack()
+        assert taker.unacknowledged == 2
+        await first.ack()
+        await second.ack()
+        assert taker.unacknowledged == 0
+
+
 async def test_what_a_lost_channel_still_delivers_is_dropped(
     broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

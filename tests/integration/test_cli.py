@@ -5,10 +5,8 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import apsw
-import orjson
 import pytest
 from rich.console import Console
 
@@ -16,64 +14,26 @@ from console.context import Context
 from shared.broker import topology
 from shared.broker.depth import depths
 from shared.clock import SystemClock
-from shared.config import Config, EndpointConfig, Secret, StoreConfig
+from shared.config import Config, Secret, StoreConfig
 from shared.store.open import open_store
 from shared.store.port import Store
 from shared.store.rows import AttemptRecord, DeliveryState
 from tests.support import books
 from tests.support import events as ev
-from tests.support.cli import correio as run
-from tests.support.processes import write_config
+from tests.support.cli import CONFIG, Cli, fill, set_up
 from worker.events.apply import Applier
 from worker.events.arrivals import Arrival
-
-ENDPOINT = {"id": "crm", "url": "http://127.0.0.1:9/", "secrets": ["whsec_" + "c2VjcmV0" * 4]}
-SOURCE = {"name": "klavi", "secrets": ["key"], "partner_app_ids": [ev.APP]}
-CONFIG = Config(endpoint=(EndpointConfig(id="crm", url="http://x", secrets=(Secret("s"),)),))
-
-
-class Cli:
-    """Runs ``correio`` with a configuration of the test's own."""
-
-    def __init__(self, folder: Path, broker: str, store: str) -> None:
-        self.folder = folder
-        self.path = write_config(
-            folder,
-            broker={"url": broker, "connect_timeout": 2.0},
-            store={"url": store, "connect_timeout": 1.0},
-            receiver={"spool": str(folder / "spool"), "port": 1},
-            source=[SOURCE],
-            endpoint=[ENDPOINT],
-        )
-
-    async def __call__(self, *arguments: str, exits: int = 0) -> Any:
-        """The JSON that a command prints."""
-        out = await self.text(*arguments, "--json", exits=exits)
-        return orjson.loads(out)
-
-    async def text(self, *arguments: str, exits: int = 0) -> str:
-        """What a command prints."""
-        status, out, err = await run(self.path, *arguments)
-        assert status == exits, (arguments, out, err)
-        return out or err
 
 
 @pytest.fixture
 async def correio(tmp_path: Path, broker_url: str, store_url: str) -> Cli:
     await topology.declare(broker_url)
-    return Cli(tmp_path, broker_url, store_url)
+    return set_up(tmp_path, broker_url, store_url)
 
 
 @pytest.fixture
 async def filled(store: Store) -> Store:
-    """The ten documented events with ids and times of their own, and something unreadable."""
-    applier = Applier(store, CONFIG, clock=SystemClock())
-    made = [ev.event(name, at=i) for i, name in enumerate(ev.NAMES)]
-    (deleted,) = (one for one in made if one["eventName"] == "consent_deleted_by_user")
-    deleted["payload"]["consents"]["consentId"] = "gone"
-    bodies = [ev.dump(one) for one in made]
-    bodies += [bodies[0], b'{"cpf":"25872252137"}']
-    await applier.apply([Arrival(one, "klavi", "b", ev.EPOCH) for one in bodies])
+    await fill(store)
     return store
 
 
@@ -188,7 +148,7 @@ async def test_status_counts_and_names_what_it_cannot_read(correio: Cli, filled:
 
 
 async def test_status_without_broker_and_store_says_so(tmp_path: Path) -> None:
-    correio = Cli(tmp_path, "amqp://guest:guest@127.0.0.1:1/", f"sqlite:///{tmp_path}/none.db")
+    correio = set_up(tmp_path, "amqp://guest:guest@127.0.0.1:1/", f"sqlite:///{tmp_path}/none.db")
     status = await correio("status", exits=1)
     assert {"queues", "events", "quarantine", "deliveries"} <= set(status["unavailable"])
     assert status["deliveries"] is None
@@ -377,7 +337,7 @@ async def test_what_is_over_its_age_is_shown_and_then_removed(
 async def test_migrate_may_be_repeated(
     tmp_path: Path, broker_url: str, empty_store_url: str
 ) -> None:
-    correio = Cli(tmp_path, broker_url, empty_store_url)
+    correio = set_up(tmp_path, broker_url, empty_store_url)
     first = await correio("migrate")
     assert first["applied"]
     assert (await correio("migrate"))["applied"] == []
@@ -390,132 +350,10 @@ async def test_migrate_may_be_repeated(
 async def test_commands_without_schema_say_what_to_run(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     apsw.Connection(str(path)).close()
-    correio = Cli(tmp_path, "amqp://127.0.0.1:1/", f"sqlite:///{path}")
+    correio = set_up(tmp_path, "amqp://127.0.0.1:1/", f"sqlite:///{path}")
     assert "correio migrate" in await correio.text("quarantine", "list", exits=1)
-
-
-async def test_a_healthy_set_up(correio: Cli) -> None:
-    assert (await correio("doctor"))["healthy"]
-
-
-async def _fault(correio: Cli, name: str) -> dict[str, str]:
-    answer = await correio("doctor", exits=1)
-    (fault,) = [one for one in answer["findings"] if not one["ok"] and one["name"] == name]
-    assert fault["remedy"]
-    return fault
-
-
-async def test_doctor_names_a_broker_that_is_down(tmp_path: Path, store_url: str) -> None:
-    correio = Cli(tmp_path, "amqp://guest:guest@127.0.0.1:1/", store_url)
-    assert "start RabbitMQ" in (await _fault(correio, "broker"))["remedy"]
-
-
-async def test_doctor_names_missing_queues(tmp_path: Path, broker_url: str, store_url: str) -> None:
-    fault = await _fault(Cli(tmp_path, broker_url, store_url), "broker")
-    assert "correio migrate" in fault["remedy"]
-
-
-async def test_doctor_names_a_store_that_is_not_there(tmp_path: Path, broker_url: str) -> None:
-    await topology.declare(broker_url)
-    correio = Cli(tmp_path, broker_url, f"sqlite:///{tmp_path}/none.db")
-    assert "correio migrate" in (await _fault(correio, "store"))["remedy"]
-    correio = Cli(tmp_path, broker_url, "postgresql://127.0.0.1:1/x")
-    assert "start PostgreSQL" in (await _fault(correio, "store"))["remedy"]
-
-
-async def test_doctor_names_a_damaged_store(tmp_path: Path, broker_url: str) -> None:
-    await topology.declare(broker_url)
-    (tmp_path / "store.db").write_bytes(b"this is no database" * 100)
-    correio = Cli(tmp_path, broker_url, f"sqlite:///{tmp_path}/store.db")
-    assert "backup" in (await _fault(correio, "store"))["remedy"]
-
-
-async def test_doctor_names_an_empty_schema(
-    tmp_path: Path, broker_url: str, empty_store_url: str
-) -> None:
-    await topology.declare(broker_url)
-    if empty_store_url.startswith("sqlite"):
-        apsw.Connection(empty_store_url.removeprefix("sqlite:///")).close()
-    fault = await _fault(Cli(tmp_path, broker_url, empty_store_url), "store")
-    assert "correio migrate" in fault["remedy"]
-
-
-async def test_doctor_names_a_configuration_that_cannot_be_read(correio: Cli) -> None:
-    correio.path.write_text('[receiver]\nport = "many"\n')
-    answer = await correio("doctor", exits=1)
-    assert "receiver.port" in answer["findings"][0]["found"]
-
-
-async def test_doctor_names_missing_and_unsigned_sources(correio: Cli) -> None:
-    text = correio.path.read_text()
-    without, _, rest = text.partition("[[source]]")
-    correio.path.write_text(without + rest[rest.index("[[endpoint]]") :])
-    assert "[[source]]" in (await _fault(correio, "sources"))["remedy"]
-    correio.path.write_text(text.replace("[[source]]", "[[source]]\nrequire_signature = false"))
-    assert "require_signature" in (await _fault(correio, "sources"))["remedy"]
-    correio.path.write_text(text[: text.index("[[endpoint]]")])
-    assert "[[endpoint]]" in (await _fault(correio, "endpoints"))["remedy"]
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "name", "said"),
-    [
-        ('partner_app_ids = ["', 'allowed_networks = ["10.0.0.1/8"]\n', "sources",
-         "source klavi: allowed_networks: 10.0.0.1/8 has host bits set"),
-        ("[receiver]", '[receiver]\ntrusted_proxies = ["proxy"]', "sources",
-         "receiver.trusted_proxies"),
-        ('url = "http://127.0.0.1:9/"', 'url = "crm"', "endpoints",
-         "endpoint crm: url must begin with http:// or https://"),
-        ('"whsec_c2VjcmV0', '"c2VjcmV0', "endpoints",
-         "endpoint crm: secrets: a secret starts with whsec_"),
-        ('id = "crm"', 'id = "crm"\ntypes = ["consent.authorized"]', "endpoints",
-         "endpoint crm: types: nothing is of type 'consent.authorized'; types are link.created"),
-    ],
-)  # fmt: skip
-async def test_doctor_names_values_that_only_one_kind_of_process_would_refuse(
-    correio: Cli, old: str, new: str, name: str, said: str
-) -> None:
-    text = correio.path.read_text()
-    assert old in text
-    if old.endswith('["'):
-        line = next(one for one in text.splitlines() if one.startswith(old))
-        old = f"{line}\n"
-    correio.path.write_text(text.replace(old, new))
-    fault = await _fault(correio, name)
-    assert said in fault["found"]
-    assert "mend the field named" in fault["remedy"]
-
-
-async def test_doctor_names_a_damaged_spool(correio: Cli) -> None:
-    (correio.folder / "spool").mkdir()
-    (correio.folder / "spool" / "damaged-1.db").touch()
-    assert "damaged" in (await _fault(correio, "disk"))["found"]
-
-
-async def test_doctor_names_a_wrong_clock(
-    correio: Cli, store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, hour = SystemClock().now(), 3_600_000
-    applier = Applier(store, CONFIG, clock=SystemClock())
-    body = ev.dump(ev.event("link_created", at=1))
-    await applier.apply([Arrival(body, "klavi", "b", now)])
-    assert (await correio("doctor"))["healthy"]
-    monkeypatch.setattr(SystemClock, "now", lambda _: now - hour)
-    assert "chrony" in (await _fault(correio, "clock"))["remedy"]
-    monkeypatch.setattr(SystemClock, "now", lambda _: now + hour)
-    if store_url.startswith("sqlite"):  # there is no other clock to compare it with
-        assert (await correio("doctor"))["healthy"]
-    else:
-        assert "chrony" in (await _fault(correio, "clock"))["remedy"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion(correio: Cli, shell: str) -> None:
     assert "_CORREIO_COMPLETE" in await correio.text("completion", shell)
-
-
-async def test_the_doctor_tells_when_the_keys_were_not_restored(
-    correio: Cli, filled: Store
-) -> None:
-    await filled.change([("DELETE FROM data_keys", ())])
-    assert "restore the keys" in (await _fault(correio, "sealing"))["remedy"]

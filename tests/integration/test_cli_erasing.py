@@ -2,9 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
 
 from shared.clock import SystemClock
@@ -17,6 +15,7 @@ from shared.store.port import Store
 from shared.store.queries import Queries
 from tests.support import books
 from tests.support import events as ev
+from tests.support.cli import Cli
 from tests.support.cli import correio as run
 from tests.support.processes import write_config
 from worker.events.apply import Applier
@@ -37,24 +36,16 @@ def life(who: str, tax_id: str) -> list[Arrival]:
     return [Arrival(ev.dump(one), "klavi", "b", ev.EPOCH) for one in made]
 
 
-class Cli:
+def set_up(folder: Path, store: str, keys: str = "") -> Cli:
     """``correio`` on one store; only commands that leave the broker alone."""
-
-    def __init__(self, folder: Path, store: str, keys: str = "") -> None:
-        self.path = write_config(folder, store={"url": store}, sealing={"keys": keys})
-
-    async def __call__(self, *arguments: str, exits: int = 0) -> Any:
-        status, out, err = await run(self.path, *arguments, "--json")
-        assert status == exits, (arguments, out, err)
-        (answer,) = (one for one in out.splitlines() if one.startswith("{"))  # the rest are logs
-        return orjson.loads(answer)
+    return Cli(write_config(folder, store={"url": store}, sealing={"keys": keys}))
 
 
 @pytest.fixture
 async def correio(store: Store, store_url: str, tmp_path: Path) -> Cli:
     applier = Applier(store, Config(), clock=SystemClock())
     await applier.apply([*life("maria", CPF), *life("joao", OTHER)])
-    return Cli(tmp_path, store_url)
+    return set_up(tmp_path, store_url)
 
 
 ALL = ["consent", "link", "product_request"]
@@ -156,7 +147,7 @@ async def test_keys_are_changed_under_load_and_nothing_is_rewritten(
         return turns
 
     working = asyncio.create_task(write_and_read())
-    correio = Cli(tmp_path, store_url, keys=f"{NEW},{OLD}")
+    correio = set_up(tmp_path, store_url, keys=f"{NEW},{OLD}")
     rewrapped = (await correio("keys", "rewrap"))["rewrapped"]
     done.set()
     turns = await working
@@ -178,7 +169,7 @@ async def test_a_key_in_use_that_is_not_configured_is_named(store_url: str, tmp_
     await sealed.start()
     await Applier(sealed, Config(), clock=SystemClock()).apply(life("maria", CPF))
     await sealed.close()
-    correio = Cli(tmp_path, store_url, keys=NEW)
+    correio = set_up(tmp_path, store_url, keys=NEW)
     listed = (await correio("keys", "list", exits=1))["keys"]
     assert [(one["id"], one["configured"]) for one in listed] == [("2026", True), ("2025", False)]
     other = open_store(StoreConfig(url=Secret(store_url)), SealingConfig(keys=Secret(NEW)))

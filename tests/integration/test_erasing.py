@@ -96,7 +96,7 @@ class Place:
         return books.fetch(self.url, query)
 
     def labels(self) -> dict[str, int]:
-        return dict(self.rows("SELECT label, count(*) FROM events GROUP BY label"))  # type: ignore[arg-type]
+        return dict(self.rows("SELECT label, count(*) FROM events GROUP BY label"))  # type: ignore[arg-type]  # two columns
 
     async def balanced(self) -> bool:
         return all(one.ok for one in await audit(self.store, now=self.clock.now(), late_after=1e9))
@@ -202,7 +202,7 @@ async def test_late_repeated_and_replayed_events_leave_nothing_but_counts(place:
     assert place.rows("SELECT status, seen FROM quarantine") == [("erased", 2)]
     after = books.read(place.url)
     books.check(after)
-    assert after.states[AggregateKey("consent", ev.APP, "maria-consent")].conflict  # type: ignore[union-attr]
+    assert after.states[AggregateKey("consent", ev.APP, "maria-consent")].conflict  # type: ignore[union-attr]  # a consent
     assert await place.balanced()
 
 
@@ -270,7 +270,7 @@ async def test_an_event_of_two_consents_goes_with_the_first_of_them(place: Place
     assert books.payloads(place.url) == {}
     after = books.read(place.url)
     books.check(after)
-    assert after.states[AggregateKey("consent", ev.APP, "second")].permissions_granted  # type: ignore[union-attr]
+    assert after.states[AggregateKey("consent", ev.APP, "second")].permissions_granted  # type: ignore[union-attr]  # a consent
 
 
 async def test_an_operator_erases_a_consent_and_endpoints_are_told(place: Place) -> None:
@@ -361,7 +361,7 @@ async def test_a_restored_backup_with_the_keys_of_today_brings_nobody_back(place
     assert place.words() == []
     assert await place.balanced()
     key = AggregateKey("consent", ev.APP, "joao-consent")
-    assert books.read(place.url).states[key].permissions_granted  # type: ignore[union-attr]
+    assert books.read(place.url).states[key].permissions_granted  # type: ignore[union-attr]  # a consent
 
 
 async def test_a_key_that_is_merely_missing_erases_nothing(place: Place) -> None:

@@ -38,7 +38,7 @@ async def run(url: str, store: Store, *, until: asyncio.Event) -> None:
     publisher = ConfirmingPublisher(broker, name="test", queue=topology.EVENTS)
     consumer = BatchConsumer(broker, name="test", queue=topology.EVENTS, prefetch=10)
     config = EventsConfig(pause_max=0.001)
-    pipeline = Pipeline(consumer, store.apply, config=config, clock=SystemClock())
+    pipeline = Pipeline(consumer, store.apply, prepare=list, config=config, clock=SystemClock())
     stop = asyncio.Event()
     background = [asyncio.create_task(one.run()) for one in (publisher, consumer)]
     try:

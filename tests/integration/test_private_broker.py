@@ -1,5 +1,6 @@
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,14 @@ import aio_pika
 import psutil
 import pytest
 
-from deploy.local.rabbitmq import BrokerError, Node, find_scripts, free_port, speaks_amqp
+from deploy.local.rabbitmq import (
+    LOOPBACK,
+    BrokerError,
+    Node,
+    find_scripts,
+    free_port,
+    speaks_amqp,
+)
 from shared.broker import topology
 
 QUEUE = "kept"
@@ -162,3 +170,11 @@ def test_an_installed_server_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_ports_lie_below_those_of_outgoing_connections() -> None:
     limit = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert free_port() < limit
+
+
+def test_a_port_is_given_once_and_to_servers_alone() -> None:
+    port = free_port()
+    with socket.socket() as asking, pytest.raises(OSError, match="in use"):
+        asking.bind((LOOPBACK, port))
+    with socket.create_server((LOOPBACK, port)) as server:
+        assert server.getsockname()[1] == port

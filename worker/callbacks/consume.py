@@ -13,13 +13,13 @@ from typing import Final, Protocol
 
 from shared.broker.connection import first_of
 from shared.broker.consumer import BatchConsumer
+from shared.errors import TRANSIENT
 from shared.logs import get_logger
 from shared.store.rows import DeliveryState, Standing
 from worker.callbacks import metrics
 from worker.callbacks.lanes import Lanes, Waiting, parked_wake
 from worker.callbacks.means import Means
 from worker.callbacks.outbound import delay
-from worker.callbacks.patience import TRANSIENT
 
 log = get_logger(__name__)
 

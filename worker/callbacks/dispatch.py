@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Final, cast
 
 from shared.broker.connection import first_of
+from shared.errors import TRANSIENT
 from shared.ids import new_id
 from shared.logs import get_logger
 from worker.callbacks import metrics
 from worker.callbacks.attempt import Caller
 from worker.callbacks.lanes import Claimed, Lane, Lanes, Waiting, parked_wake
 from worker.callbacks.means import Means
-from worker.callbacks.patience import TRANSIENT
 from worker.callbacks.record import Finished, Recorder
 
 log = get_logger(__name__)

@@ -208,7 +208,11 @@ class Lanes:
         self._slots = config.max_in_flight
         self._order = deque(self.all.values())
         self._turns: deque[Lane] = deque()  # every lane in which some are ready
-        self.ready = 0
+
+    @property
+    def ready(self) -> int:
+        """Claimed deliveries waiting for a slot."""
+        return sum(len(lane.ready) for lane in self._turns)
 
     @property
     def running(self) -> int:
@@ -264,7 +268,6 @@ class Lanes:
         if not one.lane.ready:
             self._turns.append(one.lane)
         one.lane.ready.append(one)
-        self.ready += 1
 
     def start(self, now: int) -> Claimed | None:
         """Start one that is ready, of each lane in turn; None if none can start."""
@@ -274,7 +277,6 @@ class Lanes:
             if lane.ready:
                 self._turns.append(lane)
             if one is not None:
-                self.ready -= 1
                 return one
         return None
 
@@ -286,7 +288,6 @@ class Lanes:
             while lane.ready and (blocked or lane.ready[0].at + READY_MAX <= now):
                 taken.append(lane.ready.popleft())
         self._turns = deque(lane for lane in self._turns if lane.ready)
-        self.ready -= len(taken)
         return taken
 
     def take_all(self) -> list[Claimed]:
@@ -295,7 +296,6 @@ class Lanes:
         for lane in self._turns:
             lane.ready.clear()
         self._turns.clear()
-        self.ready = 0
         return taken
 
     def blocked(self, now: int) -> list[tuple[Lane, int]]:

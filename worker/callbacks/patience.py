@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from shared.clock import Clock
-from shared.errors import STORE_AWAY, SchemaError, StoreConflictError
+from shared.errors import STORE_AWAY, TRANSIENT, SchemaError
 from shared.logs import get_logger
 from worker.callbacks import metrics
 
@@ -21,8 +21,6 @@ LONGEST_PAUSE: Final = 2.0
 
 CALM: Final = 5.0
 """Seconds without a fault after which a recovery is believed."""
-
-TRANSIENT: Final = (*STORE_AWAY, StoreConflictError)
 
 
 class Patience:

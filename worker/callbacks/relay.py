@@ -17,13 +17,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from shared.broker.connection import first_of
-from shared.errors import BrokerUnavailableError, TopologyError
+from shared.errors import TRANSIENT, BrokerUnavailableError, TopologyError
 from shared.logs import get_logger
 from shared.store.rows import Wakeup
 from worker.callbacks.lanes import Lanes
 from worker.callbacks.means import Means
 from worker.callbacks.outbound import message_for, publish
-from worker.callbacks.patience import TRANSIENT
 
 log = get_logger(__name__)
 

@@ -11,6 +11,7 @@ from shared.broker.publisher import ConfirmingPublisher
 from shared.broker.watch import QueueWatch
 from shared.clock import Clock, SystemClock
 from shared.config import Config
+from shared.errors import TRANSIENT
 from shared.logs import get_logger
 from shared.ops import Check
 from shared.process import run_until
@@ -25,7 +26,7 @@ from worker.callbacks.dispatch import Dispatcher
 from worker.callbacks.guard import Lookup, system_lookup
 from worker.callbacks.lanes import Lane, Lanes
 from worker.callbacks.means import Means
-from worker.callbacks.patience import TRANSIENT, Patience
+from worker.callbacks.patience import Patience
 from worker.callbacks.record import Recorder
 from worker.callbacks.relay import Relay
 from worker.callbacks.steward import Steward

@@ -12,12 +12,12 @@ from typing import Final
 from msgspec import Struct
 
 from shared.broker.connection import first_of
+from shared.errors import TRANSIENT
 from shared.logs import get_logger
 from shared.store.rows import EndpointStatus
 from worker.callbacks import metrics
 from worker.callbacks.lanes import Lanes
 from worker.callbacks.means import Means
-from worker.callbacks.patience import TRANSIENT
 
 log = get_logger(__name__)
 

@@ -11,7 +11,7 @@ in which other writers keep getting in between, for `CONFLICT_PATIENCE`.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
@@ -63,17 +63,14 @@ class Written(Struct, frozen=True):
     milliseconds: int
 
 
-class Prepared(list[Arrival]):
-    """Arrivals that are decoded already.
+class Prepared(Struct):
+    """Arrivals, decoded.
 
     Attributes:
         left: the parts of them that are still to be applied.
     """
 
-    def __init__(self, arrivals: Iterable[Arrival], parts: Iterable[Sequence[Decoded]]) -> None:
-        """`parts`: all the arrivals, each in one part."""
-        super().__init__(arrivals)
-        self.left = list(parts)
+    left: Sequence[Sequence[Decoded]]
 
 
 class Applier:
@@ -101,29 +98,25 @@ class Applier:
             future_tolerance=self._future_tolerance,
             applications=self._applications,
         )
-        return Prepared(arrivals, fold.apart(batch, self._store.parallel))
+        return Prepared(fold.apart(batch, self._store.parallel))
 
     async def apply(self, arrivals: Sequence[Arrival]) -> None:
-        """Apply arrivals durably, each exactly once; they may be repetitions of earlier ones.
+        """Prepare arrivals and work them off; see `work_off`."""
+        await self.work_off(self.prepare(arrivals))
+
+    async def work_off(self, prepared: Prepared) -> None:
+        """Apply what is left durably, each exactly once; some may be repetitions of earlier ones.
 
         Raises:
-            StoreUnavailableError: not all was applied; apply all again. What was, is not applied
-                twice: of prepared arrivals only the parts that are left are.
+            StoreUnavailableError: not all was applied; call it again for what is left.
             StoreConflictError: likewise.
         """
-        prepared = arrivals if isinstance(arrivals, Prepared) else self.prepare(arrivals)
-        parts = list(prepared.left)
-        if len(parts) == 1:
-            await self._apply_part(parts[0])
-            prepared.left.clear()
-        else:
-            ended = await asyncio.gather(*map(self._apply_part, parts), return_exceptions=True)
-            faults = [one for one in ended if one is not None]
-            prepared.left = [
-                part for part, fault in zip(parts, ended, strict=True) if fault is not None
-            ]
-            if faults:
-                raise faults[0]
+        parts = prepared.left
+        ended = await asyncio.gather(*map(self._apply_part, parts), return_exceptions=True)
+        faults = [one for one in ended if one is not None]
+        prepared.left = [part for part, one in zip(parts, ended, strict=True) if one is not None]
+        if faults:
+            raise faults[0]
         self._clashing.clear()
 
     async def _apply_part(self, batch: Sequence[Decoded]) -> None:

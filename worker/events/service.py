@@ -11,14 +11,15 @@ from shared.broker.watch import QueueWatch
 from shared.clock import Clock, SystemClock
 from shared.config import Config
 from shared.eraser import Eraser
-from shared.errors import STORE_AWAY, SchemaError, StoreConflictError
+from shared.errors import TRANSIENT, SchemaError
 from shared.logs import get_logger
 from shared.ops import Check
 from shared.store.lease import LeaseLostError
 from shared.store.open import open_store
 from shared.store.port import Store
 from worker.events import metrics
-from worker.events.apply import Applier
+from worker.events.apply import Applier, Prepared
+from worker.events.arrivals import Arrival
 from worker.events.keeper import Keeper
 from worker.events.pipeline import Pipeline
 
@@ -96,21 +97,27 @@ class EventsService:
             for task in background:
                 task.cancel()
 
-    def _pipelines(self) -> tuple[Pipeline, Pipeline]:
+    def _pipelines(self) -> tuple[Pipeline[Prepared], Pipeline[list[Arrival]]]:
         """That of the events, and that of the dead letters."""
         config, applier = self._config.events, self._applier
         events = Pipeline(
-            self._events, applier.apply, prepare=applier.prepare, config=config, clock=self._clock
+            self._events,
+            applier.work_off,
+            prepare=applier.prepare,
+            config=config,
+            clock=self._clock,
         )
         applier.meanwhile = events.look_ahead
-        dead = Pipeline(self._dead, applier.quarantine_dead, config=config, clock=self._clock)
+        dead = Pipeline(
+            self._dead, applier.quarantine_dead, prepare=list, config=config, clock=self._clock
+        )
         return events, dead
 
     async def _open_store(self) -> None:
         """Open the store, waiting for it for as long as it takes."""
         started = False
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((*STORE_AWAY, StoreConflictError, SchemaError)),
+            retry=retry_if_exception_type((*TRANSIENT, SchemaError)),
             wait=wait_random_exponential(multiplier=0.1, max=self._config.events.pause_max),
             sleep=self._clock.sleep,
         ):
@@ -120,7 +127,7 @@ class EventsService:
                         await self._store.start()
                         started = True
                     await self._eraser.require_keys()
-                except (*STORE_AWAY, StoreConflictError, SchemaError) as error:
+                except (*TRANSIENT, SchemaError) as error:
                     self._store_fault = str(error)
                     log.warning("store.unavailable", error=str(error))
                     raise
@@ -142,7 +149,7 @@ class EventsService:
                 if count := await self._eraser.work():
                     metrics.ERASURES.inc(count)
                     log.info("erasures.worked_off", count=count)
-            except (*STORE_AWAY, StoreConflictError, LeaseLostError) as error:
+            except (*TRANSIENT, LeaseLostError) as error:
                 metrics.ERASURE_FAILURES.inc()
                 log.warning("erasing.failed", error=str(error), error_type=type(error).__name__)
             await self._clock.sleep(self._config.sealing.erasing_interval)
@@ -157,6 +164,6 @@ class EventsService:
                 )
                 for key in keys:
                     await self._applier.settle(key)
-            except (*STORE_AWAY, StoreConflictError) as error:
+            except TRANSIENT as error:
                 log.warning("settle.failed", error_type=type(error).__name__)
             await self._clock.sleep(SETTLE_INTERVAL)

@@ -10,27 +10,17 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import aiormq.exceptions as amqp
-import pamqp.frame
 from aiormq.abc import ChannelFrame
-from msgspec import Struct
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from tests.chaos.simulated.broker import TRANSIT, Consumer, Message, Queue, SimBroker
 from tests.chaos.simulated.loop import current
+from tests.chaos.simulated.wire import Delivered, Pipe, Published, read_messages
 
 HEARTBEAT = 15.0
 """Seconds after which a client notices a half-open connection, at the most."""
-
-
-class Published(Struct):
-    """One message as it stood on the wire."""
-
-    tag: int
-    publish: Basic.Publish
-    properties: Basic.Properties
-    body: bytes
 
 
 class SimConnection:
@@ -160,17 +150,6 @@ class Opening:
         channel = SimChannel(self._connection)
         await channel.answered()
         return channel
-
-
-class Pipe(asyncio.Queue[Any]):
-    """The connection's writer: what is put in goes to the broker."""
-
-    def __init__(self, send: Callable[[bytes], None]) -> None:
-        super().__init__()
-        self._send = send
-
-    async def put(self, item: ChannelFrame) -> None:
-        self._send(item.payload)
 
 
 class SimChannel:
@@ -368,7 +347,7 @@ class SimChannel:
     def _send(self, payload: bytes) -> None:
         current()
         messages = []
-        for publish, properties, body in _read(payload):
+        for publish, properties, body in read_messages(payload):
             self._numbered += 1
             messages.append(Published(self._numbered, publish, properties, body))
         if self.broker.weather.strikes("publish cut before it arrives"):
@@ -459,18 +438,6 @@ class Declared:
         self._channel.broker.bindings.add((exchange, routing_key))
 
 
-class Delivered:
-    """A message as aiormq hands it over."""
-
-    def __init__(self, tag: int, message: Message) -> None:
-        self.delivery_tag = tag
-        self.body = message.body
-        self.redelivered = message.returned > 0
-        self.header = self
-        self.properties = self
-        self.headers = message.headers
-
-
 def connector(broker: SimBroker) -> Callable[..., Any]:
     """What stands in for ``aio_pika.connect``."""
 
@@ -490,23 +457,3 @@ def connector(broker: SimBroker) -> Callable[..., Any]:
 def _resolve(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _read(payload: bytes) -> list[tuple[Basic.Publish, Basic.Properties, bytes]]:
-    """The messages in a piece of the stream."""
-    found: list[tuple[Basic.Publish, Basic.Properties, bytes]] = []
-    publish, properties, missing, body = Basic.Publish(), Basic.Properties(), 0, b""
-    while payload:
-        size, _, frame = pamqp.frame.unmarshal(payload)
-        payload = payload[size:]
-        if isinstance(frame, Basic.Publish):
-            publish = frame
-            continue
-        if isinstance(frame, ContentHeader):
-            properties, missing, body = frame.properties, frame.body_size, b""
-        elif isinstance(frame, ContentBody):
-            body += frame.value
-            missing -= len(frame.value)
-        if missing == 0:
-            found.append((publish, properties, body))
-    return found

@@ -163,7 +163,7 @@ class SimEndpoint:
     async def _answer(self, one: str, body: bytes) -> "Answer":
         weather = self.weather
         if weather.strikes("endpoint hangs"):
-            await asyncio.sleep(1000)
+            await asyncio.Event().wait()
         if weather.strikes("endpoint is slow"):
             await asyncio.sleep(weather.between(0.1, 4))
         status, headers, broken = 200, {}, False

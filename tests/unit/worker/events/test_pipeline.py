@@ -103,15 +103,10 @@ async def test_what_was_only_prepared_is_not_acknowledged_at_the_end() -> None:
 async def test_who_looks_ahead_too_late_takes_nothing() -> None:
     """A batch that was taken while the next one was awaited would be passed over, and lost."""
 
-    class Late(Work):
-        async def apply(self, arrivals: Sequence[Arrival]) -> None:
-            self.said.append("committed " + numbers(arrivals))
-
-    work = Late(0, stop_at="")
+    work = Work(0, stop_at="")
     running = asyncio.create_task(work.run())
     await asyncio.sleep(0)
-    late = Late(4, stop_at="").consumer
-    work.consumer.waiting = late.waiting
+    work.consumer.waiting = Consumer(work.said, 2 * FULL).waiting
     work.pipeline.look_ahead()
     assert work.consumer.taken == []
     work.stop.set()
