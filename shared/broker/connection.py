@@ -7,7 +7,8 @@ stops reading from publishers.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -15,7 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from shared.broker.dial import dial
 from shared.broker.faults import translated
-from shared.config import BrokerConfig
+from shared.config import BrokerConfig, Secret
 from shared.errors import BrokerUnavailableError, CorreioError
 from shared.logs import get_logger
 
@@ -112,6 +113,26 @@ async def _connect_and_serve(
     if clock() - began < STEADY:
         raise BrokerUnavailableError("the session ended at once")
     log.info("broker.session_ended", worker=name, error=said)
+
+
+@contextlib.asynccontextmanager
+async def connected(url: Secret | str, *, within: float) -> AsyncIterator[AbstractConnection]:
+    """A connection for the length of the block.
+
+    A cancellation that was swallowed within it, by connecting or by closing a channel, is raised
+    at its end: else the task of whoever looks again and again would never end.
+
+    Args:
+        url: ``broker.url``.
+        within: seconds to wait for the broker.
+    """
+    connection = await dial(url, within=within)
+    try:
+        _heed_cancellation()
+        yield connection
+    finally:
+        await close(connection)
+    _heed_cancellation()
 
 
 async def close(closable: AbstractConnection | AbstractChannel) -> None:

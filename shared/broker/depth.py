@@ -5,7 +5,7 @@ import asyncio
 from msgspec import Struct
 
 from shared.broker import topology
-from shared.broker.dial import dial
+from shared.broker.connection import connected
 from shared.broker.faults import translated
 from shared.config import Secret
 
@@ -26,14 +26,15 @@ async def depths(url: Secret, *, connect_timeout: float = 5.0) -> list[QueueDept
             `connect_timeout` seconds.
         TopologyError: a queue is missing.
     """
-    async with translated(), asyncio.timeout(2 * connect_timeout):
-        connection = await dial(url, within=connect_timeout)
-        async with connection, connection.channel() as channel:
-            found: list[QueueDepth] = []
-            for name in topology.QUEUES:
-                queue = await channel.declare_queue(name, passive=True)
-                result = queue.declaration_result
-                found.append(
-                    QueueDepth(name, result.message_count or 0, result.consumer_count or 0)
-                )
-            return found
+    async with (
+        translated(),
+        asyncio.timeout(2 * connect_timeout),
+        connected(url, within=connect_timeout) as connection,
+    ):
+        channel = await connection.channel()
+        found: list[QueueDepth] = []
+        for name in topology.QUEUES:
+            queue = await channel.declare_queue(name, passive=True)
+            result = queue.declaration_result
+            found.append(QueueDepth(name, result.message_count or 0, result.consumer_count or 0))
+        return found

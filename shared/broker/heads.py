@@ -14,8 +14,8 @@ from aio_pika.abc import AbstractChannel
 from msgspec import Struct
 
 from shared.broker import headers
+from shared.broker.connection import connected
 from shared.broker.depth import QueueDepth
-from shared.broker.dial import dial
 from shared.broker.faults import translated
 from shared.clock import Clock
 from shared.config import BrokerConfig
@@ -83,10 +83,13 @@ async def heads(config: BrokerConfig, names: Iterable[str]) -> dict[str, Head]:
         BrokerUnavailableError: the broker cannot be reached, or falls silent.
     """
     timeout = config.connect_timeout
-    async with translated(), asyncio.timeout(2 * timeout):
-        connection = await dial(config.url, within=timeout)
-        async with connection, connection.channel() as channel:
-            found = {name: await _head(channel, name) for name in names}
+    async with (
+        translated(),
+        asyncio.timeout(2 * timeout),
+        connected(config.url, within=timeout) as connection,
+    ):
+        channel = await connection.channel()
+        found = {name: await _head(channel, name) for name in names}
     return {name: head for name, head in found.items() if head is not None}
 
 

@@ -19,7 +19,7 @@ import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from shared.broker.dial import dial
+from shared.broker.connection import connected
 from shared.broker.faults import translated
 from shared.config import BrokerConfig, Secret
 
@@ -90,10 +90,8 @@ async def declare(url: Secret | str) -> None:
         BrokerUnavailableError: the broker cannot be reached.
         TopologyError: something stands there already under one of the names, but differently.
     """
-    async with translated():
-        connection = await dial(url, within=10)
-        async with connection:
-            await declare_on(connection)
+    async with translated(), connected(url, within=10) as connection:
+        await declare_on(connection)
 
 
 async def declare_on(connection: AbstractConnection) -> None:

@@ -38,6 +38,9 @@ MEMORY_SLACK = 12 * 1024 * 1024
 
 FILES_SLACK = 8
 
+FEW = 8
+"""Samples that tell nothing about growth."""
+
 LASTING = {"spool-file-deleted"}
 """Rows that leave something behind as long as the elders live: a spool file without a name."""
 
@@ -134,7 +137,9 @@ def flat(watch: Watch) -> bool:
     """Print what the elders took, and whether it stayed the same."""
     well = True
     print("process              MB in the 2nd quarter, in the last | files likewise | log KB/min")
-    for name in watch.samples:
+    for name, samples in watch.samples.items():
+        if len(samples) < FEW:
+            continue
         early, late, files, more = watch.growth(name)
         log = watch._stage.world.parts[name].log
         minutes = (watch.samples[name][-1].at - watch.samples[name][0].at) / 60

@@ -6,7 +6,7 @@ disks of their own, every process has a clock of its own and sees its own hosts 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -255,17 +255,24 @@ class Stage:
         return self.world.parts[role].log.read_bytes().count(f'"{event}"'.encode())
 
     async def says(self, role: str, *events: str, of: str = "") -> None:
-        """Return once a role has logged one of these anew, in a line with `of` in it."""
-        log = self.world.parts[role].log
-        start = log.stat().st_size
+        """Return once a process of a role has logged one of these anew, in a line with `of` in it.
+
+        Which of several it is, where there are, depends on what each happens to have in hand.
+        """
+        parts = self.world.parts
+        logs = [one.log for one in parts.values() if one.arguments == parts[role].arguments]
+        starts = {log: log.stat().st_size for log in logs if log.exists()}
+
+        def lines() -> Iterator[bytes]:
+            for log, start in starts.items():
+                with log.open("rb") as file:
+                    file.seek(start)
+                    yield from file
 
         def found() -> bool:
-            with log.open("rb") as file:
-                file.seek(start)
-                lines = file.read().splitlines()
             return any(
                 f'"{event}"'.encode() in line and of.encode() in line
-                for line in lines
+                for line in lines()
                 for event in events
             )
 

@@ -6,6 +6,8 @@ import pytest
 from shared.broker import topology
 from shared.broker.connection import first_of, keep_connected
 from shared.broker.consumer import BatchConsumer
+from shared.broker.watch import QueueWatch
+from shared.clock import SystemClock
 from shared.config import BrokerConfig, Secret
 
 NOBODY = BrokerConfig(url=Secret("amqp://127.0.0.1:1/"))
@@ -38,6 +40,20 @@ async def test_a_consumer_stops_whatever_it_is_at(broker_url: str) -> None:
         task.cancel()
         _, late = await asyncio.wait([task], timeout=5)
         assert not late
+        assert task.cancelled()
+
+
+async def test_the_watch_of_the_queues_stops_whatever_it_is_at(broker_url: str) -> None:
+    """Else a process that was told to end would never do so."""
+    await topology.declare(broker_url)
+    config = BrokerConfig(url=Secret(broker_url))
+    for number in range(300):
+        watch = QueueWatch(config, [], clock=SystemClock())
+        task = asyncio.create_task(watch.run())
+        await asyncio.sleep(number * 0.0001)
+        task.cancel()
+        _, late = await asyncio.wait([task], timeout=5)
+        assert not late, number
         assert task.cancelled()
 
 

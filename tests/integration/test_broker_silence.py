@@ -27,7 +27,7 @@ async def test_a_connection_found_dead_while_a_question_waits_is_made_anew(
             try:
                 await connection.channel()
             finally:
-                await asyncio.to_thread(private_broker.resume)
+                private_broker.resume()  # at once: this task is cancelled, perhaps twice
         await connection.channel()
         again.set()
         await asyncio.Event().wait()

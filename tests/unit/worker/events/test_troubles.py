@@ -105,11 +105,11 @@ async def test_of_a_batch_in_parts_only_what_is_left_is_applied_again() -> None:
     (whole,) = prepared.left
     prepared.left = [[one for one in whole if one.arrival.body in half] for half in halves]
     with pytest.raises(StoreUnavailableError):
-        await applier.apply(prepared)
+        await applier.work_off(prepared)
     assert [one.body for changes in store.written for one in changes.quarantined] == bodies[SMALL:]
-    await applier.apply(prepared)
+    await applier.work_off(prepared)
     assert [one.body for one in store.written[-1].quarantined] == bodies[:SMALL]
-    await applier.apply(prepared)
+    await applier.work_off(prepared)
     assert len(store.written) == 2
 
 
