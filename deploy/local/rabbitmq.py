@@ -5,6 +5,7 @@ and logs, all in one folder, so that it neither meets nor disturbs a broker of t
 listens on the loopback interface only.
 """
 
+import atexit
 import os
 import random
 import secrets
@@ -106,6 +107,12 @@ def free_port() -> int:
             _held.popleft().close()
         return port
     raise BrokerError(f"no free port among {_PORTS.start} to {_PORTS.stop}")
+
+
+@atexit.register
+def _let_go() -> None:
+    while _held:
+        _held.pop().close()
 
 
 def speaks_amqp(port: int) -> bool:

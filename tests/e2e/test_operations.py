@@ -21,7 +21,8 @@ from deploy.local.rabbitmq import Node, free_port
 from shared.broker import topology
 from shared.store.schema import load_migrations
 from tests.support import books
-from tests.support.processes import ROOT, Process
+from tests.support.deliveries import until
+from tests.support.processes import ROOT
 from tests.support.world import ROLES, Way, World, world
 
 DEPLOY = ROOT / "deploy"
@@ -68,11 +69,20 @@ async def under_load(everything: World, work: "asyncio.Task[None]", *, rate: flo
     await work
 
 
-async def replace(part: Process, *, pause: float = 0.0) -> None:
-    """End a process as a supervisor does, and start it anew."""
+async def further(everything: World, events: int) -> None:
+    """Return once the source has sent that many events more."""
+    made = everything.source.made
+    wanted = len(made) + events
+    await until(lambda: len(made) >= wanted, limit=120)
+
+
+async def replace(everything: World, name: str, *, after: int = 0) -> None:
+    """End a process as a supervisor does, and start it anew `after` some events more."""
+    part = everything.parts[name]
     assert await asyncio.to_thread(part.stop, within=20) == 0
-    await asyncio.sleep(pause)
+    await further(everything, after)
     part.start()
+    await part.until_ready()
 
 
 @pytest.mark.deep
@@ -84,21 +94,20 @@ async def test_workers_join_and_leave_and_everything_is_restarted(
     chance = random.Random(23)
 
     async def scale(everything: World) -> None:
-        await asyncio.sleep(2)
+        await further(everything, 160)
         for number in (2, 3, 4):
             for kind in KINDS:
                 await everything.add(kind, name=f"{kind}-{number}").until_ready()
-            await asyncio.sleep(3 if number in (2, 4) else 0)
+            await further(everything, 240 if number in (2, 4) else 0)
         for _ in range(100):
             name = chance.choice([one for one in everything.parts if one != "receiver"] * 2
                                  + ["receiver"])  # fmt: skip
-            await replace(everything.parts[name], pause=chance.uniform(0, 0.3))
-            await everything.parts[name].until_ready()
+            await replace(everything, name, after=chance.randrange(24))
         for number in (4, 3, 2):
             for kind in KINDS:
                 part = everything.parts[f"{kind}-{number}"]
                 assert await asyncio.to_thread(part.stop, within=20) == 0
-            await asyncio.sleep(1)
+            await further(everything, 80)
 
     async with world(tmp_path, private_broker, private_postgres.url) as everything:
         await under_load(everything, asyncio.create_task(scale(everything)))
@@ -135,18 +144,16 @@ async def test_an_upgrade_under_load(
     made = next_release(tmp_path, store_url)
 
     async def upgrade(everything: World) -> None:
-        await asyncio.sleep(1)
+        await further(everything, 80)
         command = f"{sys.executable} -m console.cli migrate"
         env = {"CORREIO_CONFIG": str(everything.config), "PYTHONPATH": str(made)}
         said = await asyncio.to_thread(shell, command, made, **env)
         assert "_next.expand" in said
-        await replace(everything.parts["events"])
-        await everything.parts["events"].until_ready()
-        for part in everything.parts.values():
+        await replace(everything, "events")
+        for name, part in everything.parts.items():
             part.root = made
-            await replace(part)
-            await part.until_ready()
-            await asyncio.sleep(0.5)
+            await replace(everything, name)
+            await further(everything, 40)
 
     async with world(tmp_path, private_broker, store_url) as everything:
         await under_load(everything, asyncio.create_task(upgrade(everything)))
