@@ -32,7 +32,7 @@ run: $(STAMP) ## Bring everything up until Ctrl-C, with its data in FOLDER (defa
 
 test: $(STAMP) ## Run every test but the deep ones; ARGS goes to pytest
 	@$(BIN)/python -m deploy.local prepare
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not deep and not browser and not chaos" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadscope -m "not deep and not browser and not chaos" $(ARGS)
 
 test-browser: $(STAMP) ## Run the tests of the console's page in a headless Chromium
 	@$(BIN)/python -m deploy.local prepare

@@ -110,14 +110,15 @@ def run(tmp_path: Path) -> Iterator[Run]:
         run.wait()
 
 
+DEEP = pytest.mark.deep
+
+
+@DEEP
 def test_the_demo_sees_what_the_domain_demands_and_leaves_nothing(run: Run) -> None:
     assert run.start("demo", "--seed", "7").wait() == 0, run.output
     assert "shuffled by seed 7" in run.output
     assert run.left_behind() == []
     assert list(run.folder.iterdir()) == []
-
-
-DEEP = pytest.mark.deep
 
 
 @pytest.mark.parametrize(

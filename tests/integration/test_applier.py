@@ -87,6 +87,25 @@ async def test_each_documented_event_alone_and_again(
     assert again == first
 
 
+async def test_sources_that_nobody_configured_are_one_in_the_figures(store: Store) -> None:
+    """Whoever may publish to the broker could else make a series for each message."""
+    before = {name: counted(name) for name in ("klavi", "other")}
+    applier = Applier(store, CONFIG, clock=SystemClock())
+    await applier.apply([
+        Arrival(body=b"{", source=name, batch_id="b", received_at=ev.EPOCH)
+        for name in ("klavi", "x1", "x2")
+    ])  # fmt: skip
+    assert counted("klavi") == before["klavi"] + 1
+    assert counted("other") == before["other"] + 2
+    assert counted("x1") == 0
+
+
+def counted(source: str) -> float:
+    """Events of a source that were put into quarantine."""
+    labels = {"source": source, "label": "quarantined"}
+    return REGISTRY.get_sample_value("correio_events_total", labels) or 0.0
+
+
 async def test_all_ten_examples_as_they_stand_share_an_id_and_are_all_folded(
     store: Store, store_url: str
 ) -> None:

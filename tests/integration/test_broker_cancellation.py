@@ -31,12 +31,12 @@ async def test_a_cancellation_is_heeded_whenever_it_arrives() -> None:
 async def test_a_consumer_stops_whatever_it_is_at(broker_url: str) -> None:
     """Connecting, declaring, subscribing, consuming: none of it may swallow the cancellation."""
     await topology.declare(broker_url)
-    for number in range(200):
+    for number in range(100):
         consumer = BatchConsumer(
             BrokerConfig(url=Secret(broker_url)), name="test", queue=topology.EVENTS, prefetch=1
         )
         task = asyncio.create_task(consumer.run())
-        await asyncio.sleep(number * 0.0003)
+        await asyncio.sleep(number * 0.0006)
         task.cancel()
         _, late = await asyncio.wait([task], timeout=5)
         assert not late
@@ -47,10 +47,10 @@ async def test_the_watch_of_the_queues_stops_whatever_it_is_at(broker_url: str) 
     """Else a process that was told to end would never do so."""
     await topology.declare(broker_url)
     config = BrokerConfig(url=Secret(broker_url))
-    for number in range(300):
+    for number in range(100):
         watch = QueueWatch(config, [], clock=SystemClock())
         task = asyncio.create_task(watch.run())
-        await asyncio.sleep(number * 0.0001)
+        await asyncio.sleep(number * 0.0003)
         task.cancel()
         _, late = await asyncio.wait([task], timeout=5)
         assert not late, number

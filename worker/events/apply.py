@@ -222,7 +222,7 @@ class Applier:
                     changes = Changes(quarantined=[entry])
                     await _empty_erased(transaction, changes)
                     await transaction.write(changes)
-        metrics.QUARANTINED.labels(arrival.source, reason.value).inc()
+        metrics.QUARANTINED.labels(self._named(arrival.source), reason.value).inc()
         log.warning(
             "event.quarantined",
             source=arrival.source,
@@ -241,15 +241,15 @@ class Applier:
         tally: Counter[str] = Counter()
         for (source, label), count in labelled.items():
             tally[label] += count
-            metrics.EVENTS.labels(source, label).inc(count)
+            metrics.EVENTS.labels(self._named(source), label).inc(count)
         for event in changes.events:
             metrics.LAG_SECONDS.observe(max(0, now - event.received_at) / 1000)
         formed = Counter((event.source, event.tax_form) for event in changes.events)
         for (source, form), count in formed.items():
             if form:
-                metrics.TAX_IDS.labels(source, form).inc(count)
+                metrics.TAX_IDS.labels(self._named(source), form).inc(count)
         for entry in changes.quarantined:
-            metrics.QUARANTINED.labels(entry.source, entry.reason).inc()
+            metrics.QUARANTINED.labels(self._named(entry.source), entry.reason).inc()
         for kind, count in Counter(one.type for one in changes.transitions).items():
             metrics.NOTICES.labels(kind).inc(count)
         metrics.BATCH_SIZE.observe(len(batch))
@@ -268,6 +268,11 @@ class Applier:
                     "batch_id": event.batch_id,
                 },
             ))  # fmt: skip
+
+    def _named(self, source: str) -> str:
+        """How the figures call a source."""
+        known = self._applications
+        return source if source in known or not known else metrics.OTHER
 
 
 async def _empty_erased(transaction: EventTransaction, changes: Changes) -> None:

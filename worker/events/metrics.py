@@ -1,6 +1,12 @@
 """What the events worker measures."""
 
+from typing import Final
+
 from prometheus_client import Counter, Gauge, Histogram
+
+OTHER: Final = "other"
+"""The label of every source that the configuration does not name, if it names any: what a message
+says of its source may be anything."""
 
 EVENTS = Counter(
     "correio_events_total", "Events by what became of them.", labelnames=("source", "label")
@@ -19,11 +25,11 @@ NOTICES = Counter("correio_notices_total", "Versions written, by notice type.", 
 BATCH_SIZE = Histogram(
     "correio_events_batch_size",
     "Events in one transaction.",
-    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000),
 )
 FOLD_SECONDS = Histogram(
     "correio_events_fold_seconds",
-    "Time to fold one batch.",
+    "Time to fold one batch, decoding left out.",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25),
 )
 COMMIT_SECONDS = Histogram(

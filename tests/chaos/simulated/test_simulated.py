@@ -27,7 +27,7 @@ def simulate(*arguments: str) -> str:
 
 @pytest.mark.timeout(600)
 def test_the_promises_hold_for_every_seed() -> None:
-    assert "150 seeds, 0 failed" in simulate("--seeds", "0:150")
+    assert "80 seeds, 0 failed" in simulate("--seeds", "0:80")
 
 
 def test_a_seed_replays_exactly() -> None:
