@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvloop
 from prometheus_client import REGISTRY
@@ -23,6 +23,10 @@ EXIT_USAGE = 2
 
 YOUNG = 20_000
 """Objects made, less those that went, between two looks for cycles among the youngest."""
+
+
+TOLD_AGAIN = 3.0
+"""Seconds after which what was cancelled and has not ended is cancelled again."""
 
 
 class Service(Protocol):
@@ -100,6 +104,20 @@ async def run_until(stop: asyncio.Event, *tasks: Awaitable[object]) -> None:
             if task.done():
                 task.result()
     finally:
-        for task in (stopping, *running):
+        await end(stopping, *running)
+
+
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and return once all have ended, however they did.
+
+    A library may swallow a cancellation that arrives together with an outcome. It is told again
+    then: a process that has been told to end may not depend on every line of every library.
+    """
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(stopping, *running, return_exceptions=True)
+        _, waiting = await asyncio.wait(waiting, timeout=TOLD_AGAIN)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # taken note of

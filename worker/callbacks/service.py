@@ -14,7 +14,7 @@ from shared.config import Config
 from shared.errors import TRANSIENT
 from shared.logs import get_logger
 from shared.ops import Check
-from shared.process import run_until
+from shared.process import end, run_until
 from shared.store.open import open_store
 from shared.store.port import Store
 from shared.targets import read_targets
@@ -131,8 +131,7 @@ class CallbacksService:
                 task.cancel()  # one that waits for a broker that does not answer
             consuming.cancel()  # others get what we have not taken
             await self._finish()
-            for task in background:
-                task.cancel()
+            await end(*background, *loops, consuming)
 
     async def _finish(self) -> None:
         """Leave nothing behind that another worker would have to wait for."""

@@ -14,6 +14,7 @@ from shared.eraser import Eraser
 from shared.errors import TRANSIENT, SchemaError
 from shared.logs import get_logger
 from shared.ops import Check
+from shared.process import end
 from shared.store.lease import LeaseLostError
 from shared.store.open import open_store
 from shared.store.port import Store
@@ -94,8 +95,7 @@ class EventsService:
             events, dead = self._pipelines()
             pipelines = [group.create_task(one.run(stop)) for one in (events, dead)]
             await asyncio.wait(pipelines)
-            for task in background:
-                task.cancel()
+            await end(*background)
 
     def _pipelines(self) -> tuple[Pipeline[Prepared], Pipeline[list[Arrival]]]:
         """That of the events, and that of the dead letters."""
