@@ -139,13 +139,18 @@ async def close(closable: AbstractConnection | AbstractChannel) -> None:
     """Close politely, but never wait for a peer that does not answer.
 
     It runs as a task of its own: aiormq swallows a cancellation that arrives while it closes,
-    and whoever cancelled the caller would wait for ever.
+    and whoever cancelled the caller would wait for ever. A caller that is cancelled waits for
+    the farewell all the same, so that nothing of the connection goes on after it.
     """
     closing = asyncio.ensure_future(closable.close())
     closing.add_done_callback(_look_at)
-    _, late = await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
-    for one in late:
-        one.cancel()
+    try:
+        await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
+    except asyncio.CancelledError:
+        await asyncio.wait([closing], timeout=CLOSE_TIMEOUT)
+        raise
+    finally:
+        closing.cancel()
 
 
 def _look_at(closed: asyncio.Future[None]) -> None:

@@ -19,6 +19,7 @@ from shared.store.migrate import migrate
 from shared.store.open import open_store
 from shared.store.port import Store
 from shared.store.postgres import migrate as migrating
+from shared.store.postgres.parts import beginning
 from shared.store.rows import Aggregate, Changes, NewQuarantined
 from shared.store.schema import load_migrations
 from tests.support import books
@@ -223,6 +224,24 @@ async def test_no_update_is_lost_whatever_isolation_the_database_prefers(
         await one.start()
     await asyncio.gather(*(bump(stores[turn % 2]) for turn in range(20)))
     assert books.fetch(store_url, "SELECT version FROM aggregates") == [(20,)]
+
+
+@only_postgres
+async def test_what_a_vanished_process_had_locked_is_free_within_seconds(
+    store: Store, store_url: str
+) -> None:
+    """Its connection stands and is silent, and the server has not been told."""
+    await bump(store)
+    ghost = await psycopg.AsyncConnection.connect(direct(store_url))
+    await ghost.execute(beginning(lock_timeout=1.0))  # type: ignore[arg-type]  # ours
+    await ghost.execute("SELECT 1 FROM aggregates FOR UPDATE")
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(StoreUnavailableError, StoreConflictError):
+                await bump(store)
+                break
+    await ghost.close()
+    assert books.fetch(store_url, "SELECT version FROM aggregates") == [(2,)]
 
 
 @only_postgres

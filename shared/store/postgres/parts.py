@@ -37,8 +37,12 @@ _DEFAULTS: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-_IDLE_LIMIT = 60_000
-"""Milliseconds after which the server ends a transaction whose owner asks for nothing more."""
+_IDLE_LIMIT = 5_000
+"""Milliseconds after which the server ends a transaction whose owner asks for nothing more.
+
+The owner vanished without a word, or stands still; what it had locked waits for that. One that
+comes back makes its transaction again.
+"""
 
 _BY_KEY = "; ".join(
     f"SET LOCAL {one} = off"

@@ -12,6 +12,7 @@ import psycopg
 from deploy.local.postgres import Postgres
 from tests.chaos.catalogue import Chapter
 from tests.chaos.stage import Stage
+from tests.support.deliveries import until_async
 from tests.support.proxy import BOTH, Way, Weather
 
 CHAPTER = Chapter(stores=("postgres",))
@@ -29,6 +30,11 @@ async def run(stage: Stage, *statements: str) -> None:
         for one in statements:
             await link.execute(one)  # type: ignore[call-overload]  # ours, from constants
 
+
+GHOSTS = (
+    "SELECT 1 FROM pg_stat_activity WHERE application_name = 'correio' "
+    "AND state = 'idle in transaction' AND now() - state_change > interval '80 ms'"
+)
 
 TERMINATE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -100,7 +106,15 @@ async def half_open(stage: Stage) -> AsyncIterator[None]:
     seconds=0.0,
 )
 async def ghosts(stage: Stage) -> AsyncIterator[None]:
-    stage.store.desert()
+    async with await psycopg.AsyncConnection.connect(server(stage).url, autocommit=True) as link:
+
+        async def haunted() -> bool:
+            stage.store.desert()
+            await asyncio.sleep(0.1)
+            found = await (await link.execute(GHOSTS)).fetchone()
+            return found is not None
+
+        await until_async(haunted, limit=120, every=0.7)  # work goes on in between
     yield
 
 

@@ -211,13 +211,13 @@ def _lose_the_batch_on_shutdown() -> Any:
 
 
 def _swallow_a_store_that_is_away() -> Any:
-    real = Applier.apply
+    real = Applier.work_off
 
-    async def apply(self: Applier, arrivals: Any) -> None:
+    async def work_off(self: Applier, prepared: Any) -> None:
         with contextlib.suppress(StoreUnavailableError):
-            await real(self, arrivals)
+            await real(self, prepared)
 
-    return mock.patch.object(Applier, "apply", apply)
+    return mock.patch.object(Applier, "work_off", work_off)
 
 
 def _take_a_repetition_for_new() -> Any:
