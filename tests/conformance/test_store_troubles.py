@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import struct
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -226,16 +228,26 @@ async def test_no_update_is_lost_whatever_isolation_the_database_prefers(
     assert books.fetch(store_url, "SELECT version FROM aggregates") == [(20,)]
 
 
+HALF_ASKED = (
+    b"P" + struct.pack("!i", 17) + b"\0SELECT $1\0" + b"\0\0" + b"B" + struct.pack("!i", 999)
+)
+"""A statement of which the server has the text and waits for the values."""
+
+
 @only_postgres
+@pytest.mark.parametrize("said", [b"", HALF_ASKED])
 async def test_what_a_vanished_process_had_locked_is_free_within_seconds(
-    store: Store, store_url: str
+    store: Store, store_url: str, said: bytes
 ) -> None:
-    """Its connection stands and is silent, and the server has not been told."""
+    """Its connection stands and is silent, between two statements or amid one."""
     await bump(store)
-    ghost = await psycopg.AsyncConnection.connect(direct(store_url))
+    ghost = await psycopg.AsyncConnection.connect(
+        direct(store_url), autocommit=True, application_name="correio"
+    )
     await ghost.execute(beginning(lock_timeout=1.0))  # type: ignore[arg-type]  # ours
     await ghost.execute("SELECT 1 FROM aggregates FOR UPDATE")
-    async with asyncio.timeout(30):
+    os.write(ghost.fileno(), said)
+    async with asyncio.timeout(25):
         while True:
             with contextlib.suppress(StoreUnavailableError, StoreConflictError):
                 await bump(store)

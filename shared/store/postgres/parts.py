@@ -11,9 +11,12 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from shared.errors import StoreConflictError, StoreUnavailableError
+from shared.logs import get_logger
 from shared.store.postgres.columns import columns
 from shared.store.postgres.link import LONG, Connection
 from shared.store.seals import Sealing
+
+log = get_logger(__name__)
 
 _CONFLICT = (
     errors.DeadlockDetected,
@@ -42,6 +45,19 @@ _IDLE_LIMIT = 5_000
 
 The owner vanished without a word, or stands still; what it had locked waits for that. One that
 comes back makes its transaction again.
+"""
+
+_END_GHOSTS = f"""
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user
+  AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()
+  AND state = 'active' AND wait_event = 'ClientRead'
+  AND now() - state_change > interval '{_IDLE_LIMIT} milliseconds'
+"""  # noqa: S608 - a number of our own
+"""Ends sessions that have heard half of a statement and wait for the rest.
+
+No time-out of the server runs then, so what such a session has locked would be locked for as long
+as the connection stands: for ever, if the process is frozen or something between has lost it.
 """
 
 _BY_KEY = "; ".join(
@@ -134,9 +150,20 @@ class PostgresPart:
         lost.
         """
         with translated():
-            async with self._connection(long=long) as connection:
-                await execute(connection, self._beginning + ("" if lasting else _UNSYNCED))
-                yield connection
+            try:
+                async with self._connection(long=long) as connection:
+                    await execute(connection, self._beginning + ("" if lasting else _UNSYNCED))
+                    yield connection
+            except errors.LockNotAvailable:
+                await self._end_ghosts()
+                raise
+
+    async def _end_ghosts(self) -> None:
+        with contextlib.suppress(psycopg.Error, OSError):
+            async with self._connection() as connection:
+                ended = await execute(connection, _END_GHOSTS)
+                if ended.rowcount:
+                    log.warning("store.ghosts_ended", count=ended.rowcount)
 
     @contextlib.asynccontextmanager
     async def _connection(self, *, long: bool = False) -> AsyncIterator[Connection]:
