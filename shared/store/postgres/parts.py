@@ -51,13 +51,14 @@ _END_GHOSTS = f"""
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user
   AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()
-  AND state = 'active' AND wait_event = 'ClientRead'
+  AND state <> 'idle' AND wait_event = 'ClientRead'
   AND now() - state_change > interval '{_IDLE_LIMIT} milliseconds'
 """  # noqa: S608 - a number of our own
-"""Ends sessions that have heard half of a statement and wait for the rest.
+"""Ends sessions that wait amid a transaction, or amid a statement, for a process to say more.
 
-No time-out of the server runs then, so what such a session has locked would be locked for as long
-as the connection stands: for ever, if the process is frozen or something between has lost it.
+A session that has heard half of a statement has no time-out running, so what it has locked would
+be locked for as long as its connection stands: for ever, if the process is frozen or something
+between has lost it. That for idle transactions does not end each of them either.
 """
 
 _BY_KEY = "; ".join(
