@@ -21,6 +21,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
+
 from deploy.local import tether
 
 SCRIPTS_VARIABLE = "CORREIO_RABBITMQ_SCRIPTS"
@@ -113,6 +115,11 @@ def free_port() -> int:
 def _let_go() -> None:
     while _held:
         _held.pop().close()
+
+
+def _was_not_heard(error: BaseException) -> bool:
+    """Whether a busy node did not take the connection, so that nothing was done."""
+    return isinstance(error, BrokerError) and "failed to connect" in str(error)
 
 
 def speaks_amqp(port: int) -> bool:
@@ -275,7 +282,15 @@ class Node:
         if fast is None:
             return self.rabbitmqctl("eval", f"{expression}.")
         cookie = (self.folder / ".erlang.cookie").read_text()
-        printed = self._ask([fast, "-sname", NODE_NAME, "-c", cookie, "-e"], f"{expression}.\n")
+        command: list[str | Path] = [fast, "-sname", NODE_NAME, "-c", cookie, "-e"]
+        for attempt in Retrying(
+            retry=retry_if_exception(_was_not_heard),
+            wait=wait_fixed(0.2),
+            stop=stop_after_attempt(5),
+            reraise=True,
+        ):
+            with attempt:
+                printed = self._ask(command, f"{expression}.\n")
         if not printed.startswith("{ok, "):
             raise BrokerError(f"{expression} failed: {printed}")
         return printed.removeprefix("{ok, ").removesuffix("}")

@@ -55,8 +55,7 @@ async def test_it_stops_whenever_it_is_told_to(
         _, late = await asyncio.wait([running], timeout=WITHIN)
         assert not late, number
         await running
-        if left := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(left, timeout=WITHIN)  # of connections that were just being made
+        await end(*asyncio.all_tasks() - {asyncio.current_task()})  # of half-made connections
 
 
 async def test_what_swallows_a_cancellation_is_cancelled_again() -> None:
