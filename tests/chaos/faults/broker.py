@@ -33,7 +33,7 @@ async def channel(stage: Stage) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
     holds=SPOOLED,
 )
 async def killed(stage: Stage) -> AsyncIterator[None]:
-    await asyncio.to_thread(stage.node.kill)
+    await stage.broker_dies()
     await stage.spools()
     yield
     await asyncio.to_thread(stage.node.start)
@@ -78,7 +78,7 @@ async def frozen(stage: Stage) -> AsyncIterator[None]:
 )
 async def data_lost(stage: Stage) -> AsyncIterator[None]:
     async with stage.calm(told=False):
-        await asyncio.to_thread(stage.node.kill)
+        await stage.broker_dies()
     await stage.spools()
     await asyncio.to_thread(stage.node.wipe)
     yield

@@ -98,7 +98,7 @@ async def all_killed(stage: Stage) -> AsyncIterator[None]:
     parts = stage.world.parts
     for role in ROLES:
         await asyncio.to_thread(parts[role].kill)
-    await asyncio.to_thread(stage.node.kill)
+    await stage.broker_dies()
     yield
     for role in ROLES:
         parts[role].start()
