@@ -1,8 +1,10 @@
 """``correio doctor``: what is wrong with this set-up, and the remedy for each fault."""
 
+import contextlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import click
 from msgspec import Struct
 
 from console.context import NO, Context, iso, json_option, pass_context, run
-from shared.broker.depth import depths
+from shared.broker.depth import QueueDepth, depths, serves
 from shared.clock import SystemClock
 from shared.config import Config
 from shared.eraser import Eraser
@@ -173,11 +175,27 @@ async def _broker(config: Config) -> Finding:
         return Finding("broker", ok=False, found=str(error), remedy=remedy)
     except TopologyError as error:
         return Finding("broker", ok=False, found=str(error), remedy="run `correio migrate`")
+    if broken := await _broken(config, found):
+        remedy = "see Queue broken in deploy/runbooks.md: `rabbitmqctl delete_queue NAME`"
+        names = ", ".join(broken)
+        return Finding("broker", ok=False, found=f"it cannot serve {names}", remedy=remedy)
     dead = sum(one.ready for one in found if one.name == "correio.dead")
     if dead:
         remedy = "start an events worker: it picks dead letters up into the quarantine"
         return Finding("broker", ok=False, found=f"{dead} dead letters wait", remedy=remedy)
     return Finding("broker", ok=True, found=f"reachable, {len(found)} queues in place")
+
+
+async def _broken(config: Config, found: Sequence[QueueDepth]) -> list[str]:
+    """Queues that are in the broker's books, but that it cannot serve."""
+    timeout = config.broker.connect_timeout
+    broken = []
+    for one in found:
+        if not one.ready and not one.consumers:
+            with contextlib.suppress(TopologyError):  # it may not be read by us
+                if not await serves(config.broker.url, one.name, connect_timeout=timeout):
+                    broken.append(one.name)
+    return broken
 
 
 async def _store(config: Config) -> Finding:

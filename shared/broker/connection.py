@@ -15,7 +15,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from shared.broker.dial import dial
-from shared.broker.faults import translated
+from shared.broker.faults import translate, translated
 from shared.config import BrokerConfig, Secret
 from shared.errors import BrokerUnavailableError, CorreioError
 from shared.logs import get_logger
@@ -97,11 +97,12 @@ async def _connect_and_serve(
         )
     clock = asyncio.get_running_loop().time
     began, said = clock(), None
+    gone = lost(connection)
     try:
         _heed_cancellation()
         async with translated():
             serving = asyncio.ensure_future(session(connection))
-            await first_of(asyncio.shield(lost(connection)), serving)
+            await first_of(asyncio.shield(gone), serving)
             if not serving.cancelled():
                 serving.result()
     except CorreioError as error:
@@ -111,8 +112,14 @@ async def _connect_and_serve(
     finally:
         await close(connection)
     if clock() - began < STEADY:
-        raise BrokerUnavailableError("the session ended at once")
+        raise _end(gone)
     log.info("broker.session_ended", worker=name, error=said)
+
+
+def _end(gone: asyncio.Future[None]) -> CorreioError:
+    """Why a connection that was lost at once has gone."""
+    error = gone.exception() if gone.done() and not gone.cancelled() else None
+    return translate(error) if error else BrokerUnavailableError("the session ended at once")
 
 
 @contextlib.asynccontextmanager

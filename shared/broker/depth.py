@@ -8,6 +8,7 @@ from shared.broker import topology
 from shared.broker.connection import connected
 from shared.broker.faults import translated
 from shared.config import Secret
+from shared.errors import BrokerUnavailableError
 
 
 class QueueDepth(Struct, frozen=True):
@@ -38,3 +39,27 @@ async def depths(url: Secret, *, connect_timeout: float = 5.0) -> list[QueueDept
             result = queue.declaration_result
             found.append(QueueDepth(name, result.message_count or 0, result.consumer_count or 0))
         return found
+
+
+async def serves(url: Secret, queue: str, *, connect_timeout: float = 5.0) -> bool:
+    """Whether the broker can serve a queue: one that it could not start again reads as empty.
+
+    The queue is asked for a message, which is put back if one comes; so ask only of a queue that
+    seems to be empty.
+
+    Raises:
+        TopologyError: the queue is missing, or may not be read.
+    """
+    try:
+        async with (
+            translated(),
+            asyncio.timeout(2 * connect_timeout),
+            connected(url, within=connect_timeout) as connection,
+        ):
+            channel = await connection.channel()
+            found = await (await channel.get_queue(queue, ensure=False)).get(fail=False)
+            if found is not None:
+                await found.nack(requeue=True)
+    except BrokerUnavailableError:
+        return False
+    return True

@@ -36,7 +36,10 @@ def translate(error: BaseException) -> CorreioError:
 
 
 def _words(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else "no details"
+    words = str(error).splitlines()[0][:200] if str(error) else "no details"
+    if isinstance(error, amqp.ConnectionInternalError):
+        words += "; see deploy/runbooks.md, Queue broken"
+    return words
 
 
 def cancelled_ourselves() -> bool:

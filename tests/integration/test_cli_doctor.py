@@ -1,10 +1,13 @@
 """``correio doctor``: each broken set-up gets its cause and its remedy."""
 
+import asyncio
+import shutil
 from pathlib import Path
 
 import apsw
 import pytest
 
+from deploy.local.provide import PrivateBroker
 from shared.broker import topology
 from shared.clock import SystemClock
 from shared.store.port import Store
@@ -39,6 +42,28 @@ async def test_doctor_names_a_broker_that_is_down(tmp_path: Path, store_url: str
 async def test_doctor_names_missing_queues(tmp_path: Path, broker_url: str, store_url: str) -> None:
     fault = await _fault(set_up(tmp_path, broker_url, store_url), "broker")
     assert "correio migrate" in fault["remedy"]
+
+
+@pytest.mark.timeout(60)
+async def test_doctor_names_a_queue_that_the_broker_cannot_start(
+    tmp_path: Path, private_broker: PrivateBroker
+) -> None:
+    await topology.declare(private_broker.url)
+    correio = set_up(tmp_path, private_broker.url, f"sqlite:///{tmp_path}/store.db")
+    await asyncio.to_thread(private_broker.stop)
+    (config,) = (
+        one
+        for one in private_broker.folder.glob("data/**/quorum/*/*/config")
+        if f"_{topology.EVENTS}'" in one.read_text()
+    )
+    shutil.rmtree(config.parent)
+    await asyncio.to_thread(private_broker.start)
+    fault = await _fault(correio, "broker")
+    assert fault["found"] == "it cannot serve correio.events"
+    assert "rabbitmqctl delete_queue" in fault["remedy"]
+    await asyncio.to_thread(private_broker.rabbitmqctl, "delete_queue", topology.EVENTS)
+    await correio("migrate")
+    assert (await correio("doctor"))["healthy"]
 
 
 async def test_doctor_names_a_store_that_is_not_there(tmp_path: Path, broker_url: str) -> None:

@@ -1,9 +1,12 @@
 import asyncio
 
 import pytest
+from aiormq.exceptions import ConnectionInternalError
 
-from shared.broker.faults import translated
+from shared.broker.connection import _end
+from shared.broker.faults import translate, translated
 from shared.errors import BrokerUnavailableError
+from tests.support.processes import ROOT
 
 
 @pytest.mark.parametrize(
@@ -15,6 +18,20 @@ async def test_what_a_dead_connection_rejects_us_with_is_a_broker_away(
     with pytest.raises(BrokerUnavailableError):
         async with translated():
             raise rejection
+
+
+def test_a_fault_within_the_broker_names_its_runbook() -> None:
+    error = translate(ConnectionInternalError("INTERNAL_ERROR"))
+    assert isinstance(error, BrokerUnavailableError)
+    assert "Queue broken" in str(error)
+    assert "### Queue broken" in (ROOT / "deploy" / "runbooks.md").read_text()
+
+
+async def test_the_end_of_a_session_says_why_its_connection_went() -> None:
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    assert "ended at once" in str(_end(gone))
+    gone.set_exception(ConnectionInternalError("INTERNAL_ERROR"))
+    assert "INTERNAL_ERROR" in str(_end(gone))
 
 
 async def test_a_cancellation_that_is_meant_for_us_passes() -> None:
