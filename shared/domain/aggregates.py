@@ -10,7 +10,7 @@ from shared.domain import consent, link, product_request
 from shared.domain.consent import ConsentFact, ConsentState
 from shared.domain.keys import AggregateKind, Position
 from shared.domain.link import LinkFact, LinkState
-from shared.domain.product_request import OrderFact, OutcomeFact, ProductRequestState
+from shared.domain.product_request import OrderFact, OutcomeFact, ProductRequestState, ProductStatus
 
 State = ConsentState | LinkState | ProductRequestState
 Fact = ConsentFact | LinkFact | OrderFact | OutcomeFact
@@ -148,22 +148,23 @@ def changed(before: State, after: State) -> bool:
     """Whether an event counts as applied: status, permissions, expiry, order or outcome moved."""
     match before, after:
         case ConsentState(), ConsentState():
-            return (before.status, before.permissions_granted, before.expire_at) != (
-                after.status,
-                after.permissions_granted,
-                after.expire_at,
+            return (
+                before.status is not after.status
+                or before.permissions_granted != after.permissions_granted
+                or before.expire_at != after.expire_at
             )
         case LinkState(), LinkState():
-            return before.created != after.created
+            return before.created is not after.created
         case ProductRequestState(), ProductRequestState():
-            return (before.status, before.order, _product_statuses(before)) != (
-                after.status,
-                after.order,
-                _product_statuses(after),
+            return (
+                before.order != after.order
+                or _product_statuses(before) != _product_statuses(after)
+                or before.status is not after.status
             )
         case _:
             raise TypeError("an aggregate does not change its kind")
 
 
-def _product_statuses(state: ProductRequestState) -> dict[str, str]:
-    return {name: outcome.status.value for name, outcome in state.products.items()}
+def _product_statuses(state: ProductRequestState) -> dict[str, ProductStatus]:
+    """What was said of each product; of those listed that nothing was said of, the order tells."""
+    return {name: outcome.status for name, outcome in state.outcomes.items()}

@@ -165,10 +165,11 @@ def join_fact(document: bytes, part: bytes) -> Fact:
 
 def split_data(data: dict[str, Any]) -> tuple[bytes, bytes]:
     """A notice's data in two JSON objects; the personal one is empty if nothing is personal."""
-    part = {name: data[name] for name in MEMBERS if name in data}
-    if not any(value for name, value in part.items() if name != INSTITUTION):
+    if not any(data.get(name) for name in MEMBERS if name != INSTITUTION):
         return _encode(data), b""
-    return _encode({name: data[name] for name in data if name not in part}), _encode(part)
+    told = data.copy()
+    part = {name: told.pop(name) for name in MEMBERS if name in told}
+    return _encode(told), _encode(part)
 
 
 def join_data(data: bytes, part: bytes) -> bytes:

@@ -67,6 +67,9 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
         return ProductStatus.FAILED if self.failures else ProductStatus.PENDING
 
 
+_UNHEARD = Outcome()
+
+
 class ProductRequestState(Struct, frozen=True, tag="product_request", omit_defaults=True):
     """A product request as the fold of its events.
 
@@ -95,12 +98,11 @@ class ProductRequestState(Struct, frozen=True, tag="product_request", omit_defau
 
     @property
     def status(self) -> RequestStatus:
-        """Derived from the order and the outcomes."""
+        """Derived from the order and the outcomes: whatever was spoken of is pending no more."""
         if self.order is None:
             return RequestStatus.PLACEHOLDER
-        listed = self.listed
-        if listed:
-            done = all(self.product(name).status is not ProductStatus.PENDING for name in listed)
+        if listed := self.listed:
+            done = self.outcomes.keys() >= set(listed)
             return RequestStatus.COMPLETE if done else RequestStatus.PENDING
         return RequestStatus.SETTLED if self.settled else RequestStatus.PENDING
 
@@ -116,7 +118,7 @@ class ProductRequestState(Struct, frozen=True, tag="product_request", omit_defau
 
     def product(self, name: str) -> Outcome:
         """What is known of one product."""
-        return self.outcomes.get(name, Outcome())
+        return self.outcomes.get(name, _UNHEARD)
 
 
 def step(
