@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ class Process:
     def __init__(self, arguments: tuple[str, ...], *, config: Path, log: Path) -> None:
         self.arguments = arguments
         self.port = free_port()
-        self._held = hold(self.port)
         self.log = log
         self.root = ROOT
         self.env: dict[str, str] = {}
@@ -80,10 +78,6 @@ class Process:
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(within)
 
-    def release(self) -> None:
-        """Give the port back; it cannot be started any more."""
-        self._held.close()
-
     async def until_ready(self, *, limit: float = 30, ready: bool = True) -> None:
         """Return once ``/readyz`` says so."""
         wanted = 200 if ready else 503
@@ -107,18 +101,6 @@ def process(*arguments: str, config: Path, log: Path) -> Iterator[Process]:
         yield made
     finally:
         made.kill()
-        made.release()
-
-
-def hold(port: int) -> socket.socket:
-    """Keep a port of ours from being found free by others while nobody listens there.
-
-    Who binds it with SO_REUSEADDR, as servers do, still may; `free_port` asks without it.
-    """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", port))
-    return held
 
 
 def write_config(folder: Path, **sections: Any) -> Path:

@@ -26,7 +26,7 @@ from tests.support.endpoints import SECRET as ENDPOINT_SECRET
 from tests.support.endpoints import Endpoint, serving
 from tests.support.http import SECRET, Client, connected, request
 from tests.support.privacy import impersonal, in_clear, mark_of, remains
-from tests.support.processes import Process, hold, process, write_config
+from tests.support.processes import Process, process, write_config
 
 ROLES = {"receiver": ("receiver",), "events": ("worker", "events"),
          "callbacks": ("worker", "callbacks")}  # fmt: skip
@@ -251,7 +251,6 @@ class World:
         self._roles = ROLES | ({"console": ("console",)} if "console" in more else {})
 
     async def __aenter__(self) -> Self:
-        self._stack.enter_context(hold(self.port))
         await migrate(Secret(self.store))
         await topology.declare(self.broker.url)
         await self._serving.enter_async_context(serving(self.endpoint, port=self.endpoint.port))
