@@ -1,6 +1,7 @@
 """What deploy/README.md tells operators to do, done to real processes under load."""
 
 import asyncio
+import json
 import os
 import random
 import re
@@ -234,6 +235,26 @@ def add_users(folder: Path, broker: Node) -> None:
     ctl.write_text(broker.ctl_script())
     ctl.chmod(0o755)
     shell(f"{DEPLOY}/rabbitmq/add-users.sh {secrets}", folder, RABBITMQCTL=str(ctl))
+
+
+def test_users_may_have_any_password(tmp_path: Path) -> None:
+    passwords = {"correio-admin": 'a "b" \\c $d', "correio-console": "ação"}
+    rights = [
+        line.split()
+        for line in (DEPLOY / "rabbitmq" / "rights.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    for user, *_ in rights:
+        (tmp_path / user).write_text(passwords.get(user, "secret") + "\n")
+    printed = shell(f"{DEPLOY}/rabbitmq/add-users.sh --print {tmp_path} /our", tmp_path)
+    made = json.loads(printed)
+    assert {one["name"]: one["password"] for one in made["users"]} == {
+        user: passwords.get(user, "secret") for user, *_ in rights
+    }
+    assert [
+        [one["user"], one["configure"], one["write"], one["read"]] for one in made["permissions"]
+    ] == [one[:4] for one in rights]
+    assert {one["vhost"] for one in made["permissions"]} == {"/our"}
 
 
 def url_of(broker: Node, user: str) -> str:
