@@ -14,6 +14,8 @@ NOOP = "no-op POST with HMAC"
 LATENCY = "acknowledgement"
 CONNECTIONS = (50, 200)
 """Requests under way at once that every side is tried with; its better rate counts."""
+AT_ONCE = 25_000
+"""Events under way at most: a receiver bounds the bytes that it holds (``max_buffered_bytes``)."""
 
 
 async def raw(rig: Rig, book: Book, *, seconds: float) -> None:
@@ -94,6 +96,8 @@ async def best(
     pids = {"receiver": server, **rig.broker_pids()}
     made = []
     for count in CONNECTIONS:
+        if count * batch > AT_ONCE:
+            break
         found, use = await load(
             rig, port, batch=batch, seconds=seconds, pids=pids, connections=count
         )
