@@ -13,7 +13,7 @@ from shared.config import BrokerConfig, Secret
 from shared.ids import new_id
 from tests.benchmarks import traffic
 from tests.benchmarks.results import Book
-from tests.benchmarks.rig import Depth, Meter, Rig, Use, depth_of, prepare, until_rows
+from tests.benchmarks.rig import Depth, Meter, Rig, Use, depth_of, exists, prepare, until_rows
 from tests.benchmarks.sides import CORREIO, Place, Side
 
 CONSUME = "aiormq, multiple acknowledge"
@@ -126,9 +126,12 @@ async def send(rig: Rig, side: Side, place: Place, count: int) -> None:
 
 async def consumed(url: str, queue: str) -> None:
     """Return once somebody consumes the queue."""
-    async with depth_of(url, queue) as depth, asyncio.timeout(60):
-        while not await depth.consumers():
+    async with asyncio.timeout(60):
+        while not await exists(url, queue):
             await asyncio.sleep(0.05)
+        async with depth_of(url, queue) as depth:
+            while not await depth.consumers():
+                await asyncio.sleep(0.05)
 
 
 async def drained(depth: Depth, count: int, pids: Mapping[str, int]) -> tuple[float, Use]:

@@ -276,6 +276,16 @@ async def depth_of(url: str, queue: str) -> AsyncIterator["Depth"]:
         yield Depth(await connection.channel(), queue)
 
 
+async def exists(url: str, queue: str) -> bool:
+    """Whether the broker has this queue; some peers make theirs only when they need it."""
+    try:
+        async with depth_of(url, queue) as depth:
+            await depth.read()
+    except aio_pika.exceptions.ChannelNotFoundEntity:
+        return False
+    return True
+
+
 class Depth:
     """A queue's length, by passive declaration."""
 
