@@ -206,6 +206,7 @@ class Lanes:
     def __init__(self, targets: Mapping[str, Target], config: CallbacksConfig) -> None:
         self.all = {target.id: Lane(target, config) for target in targets.values()}
         self._slots = config.max_in_flight
+        self._start_within = max(1, round(config.lease_margin * 1000))
         self._order = deque(self.all.values())
         self._turns: deque[Lane] = deque()  # every lane in which some are ready
 
@@ -270,10 +271,14 @@ class Lanes:
         one.lane.ready.append(one)
 
     def start(self, now: int) -> Claimed | None:
-        """Start one that is ready, of each lane in turn; None if none can start."""
+        """Start one that is ready, of each lane in turn; None if none can start.
+
+        What was claimed so long ago that its attempt might outlast its lease is not started.
+        """
         for _ in range(len(self._turns)):
             lane = self._turns.popleft()
-            one = lane.start() if lane.ready and lane.room(now) else None
+            timely = lane.ready and lane.ready[0].at + self._start_within > now
+            one = lane.start() if timely and lane.room(now) else None
             if lane.ready:
                 self._turns.append(lane)
             if one is not None:
@@ -283,9 +288,10 @@ class Lanes:
     def take_back(self, now: int) -> list[Claimed]:
         """Take away what is ready in vain: it has waited long, or its endpoint gets nothing now."""
         taken: list[Claimed] = []
+        ready_max = min(READY_MAX, self._start_within)
         for lane in self._turns:
             blocked = not lane.open or lane.blocked_until(now) is not None
-            while lane.ready and (blocked or lane.ready[0].at + READY_MAX <= now):
+            while lane.ready and (blocked or lane.ready[0].at + ready_max <= now):
                 taken.append(lane.ready.popleft())
         self._turns = deque(lane for lane in self._turns if lane.ready)
         return taken

@@ -13,6 +13,9 @@ from tests.chaos.simulated.loop import Life, SimClock
 if TYPE_CHECKING:
     from tests.chaos.simulated.world import SimWorld
 
+OPERATOR = "operator"
+"""Name of the life of each invocation."""
+
 SETTLED = ("exhausted", "delivered")
 """The states from which ``correio deliveries replay`` takes."""
 
@@ -28,7 +31,7 @@ class Desk(Context):
 
 def act(world: "SimWorld", work: Callable[[Desk], Awaitable[object]]) -> None:
     """Let an operator do something, who sees it fail now and then."""
-    life = Life(world.loop, "operator")
+    life = Life(world.loop, OPERATOR)
     world.lives.append(life)
 
     async def sit_down() -> None:

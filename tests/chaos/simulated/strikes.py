@@ -42,6 +42,9 @@ def _power_loss(world: "SimWorld") -> None:
     def end() -> None:
         for place in world.places:
             world.kill(place)
+        for life in world.lives:  # whoever works at a console
+            if life.name == operators.OPERATOR and not life.dead:
+                life.die()
 
     platter().lose_power(world.weather.chance, end)
 

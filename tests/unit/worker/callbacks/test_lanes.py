@@ -254,6 +254,24 @@ def test_what_is_ready_never_starts_where_nothing_may_and_is_taken_back() -> Non
     assert made.start(READY_MAX) is None
 
 
+def test_nothing_starts_so_late_that_its_lease_might_end_first() -> None:
+    margin = 2.0
+    made = lanes("a", lease_margin=margin)
+    fill(made.all["a"], 2)
+    claim(made)
+    assert made.start(int(margin * 1000) - 1) is not None
+    assert made.start(int(margin * 1000)) is None
+    assert len(made.take_back(int(margin * 1000))) == 1
+
+
+def test_a_short_lease_is_given_back_as_soon_as_nothing_may_start_under_it() -> None:
+    made = lanes("a", lease_margin=0.1)
+    fill(made.all["a"], 1)
+    claim(made)
+    assert made.start(100) is None
+    assert len(made.take_back(100)) == 1
+
+
 def test_what_is_ready_in_all_has_a_bound() -> None:
     names = [f"e{number}" for number in range(20)]
     made = lanes(*names, most=20, max_in_flight=20)
