@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+import psycopg
 import pytest
 
 from deploy.local.postgres import Postgres
@@ -12,6 +14,7 @@ from shared.store.migrate import migrate
 from shared.store.open import open_store
 from shared.store.port import Store
 from shared.store.postgres import store as module
+from shared.store.postgres.store import PostgresStore
 from tests.support.proxy import BOTH, Proxy, Weather
 
 LIMIT = 20
@@ -66,3 +69,27 @@ async def test_one_that_stands_still_is_given_up(proxy: Proxy, silent: Store) ->
 
 async def test_an_operators_question_may_take_long(silent: Store) -> None:
     assert await silent.fetch("SELECT 1 FROM pg_sleep(1.5)") == [(1,)]
+
+
+async def test_a_connection_whose_answers_fit_no_question_is_not_used_again(
+    silent: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver gets one too many from a pooler whose database falls over."""
+
+    async def mixed_up(*_what: Any, **_how: Any) -> None:
+        raise psycopg.InternalError("received 2 results from command 'COMMIT'")
+
+    used = []
+
+    async def work() -> None:
+        assert isinstance(silent, PostgresStore)
+        async with silent._transaction() as connection:
+            used.append(connection)
+            with monkeypatch.context() as patch:
+                patch.setattr(psycopg.AsyncConnection, "wait", mixed_up)
+                await connection.execute("COMMIT")
+
+    with pytest.raises(StoreUnavailableError):
+        await work()
+    assert [one.closed for one in used] == [True]
+    await silent.ping()

@@ -29,13 +29,18 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
 
     async def wait(self, *what: Any, **how: Any) -> Any:
         """See `psycopg.AsyncConnection.wait`: every exchange with the server goes through it."""
-        if self.patience is None:
-            return await super().wait(*what, **how)
-        timer = asyncio.get_running_loop().call_later(self.patience, self._hang_up)
+        timer = None
+        if self.patience is not None:
+            timer = asyncio.get_running_loop().call_later(self.patience, self._hang_up)
         try:
             return await super().wait(*what, **how)
+        except psycopg.InternalError as error:
+            if error.sqlstate is None:  # the driver's own: an answer that fits no question
+                await self.close()
+            raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
     @contextlib.contextmanager
     def patient(self, seconds: float) -> Iterator[None]:

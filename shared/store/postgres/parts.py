@@ -92,8 +92,8 @@ def translated() -> Iterator[None]:
 def _means_unavailable(error: psycopg.Error | OSError) -> bool:
     if isinstance(error, _UNREACHABLE):
         return True
-    if error.sqlstate is None:  # the driver's own: either no connection, or a value it cannot send
-        return isinstance(error, psycopg.OperationalError)
+    if error.sqlstate is None:  # the driver's own: its connection, or a value it cannot send
+        return isinstance(error, psycopg.OperationalError | psycopg.InternalError)
     return not error.sqlstate.startswith(_ABOUT_DATA)
 
 

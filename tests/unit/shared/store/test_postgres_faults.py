@@ -31,8 +31,8 @@ def test_a_conflict_shows_no_values() -> None:
         errors.DiskFull, errors.IdleInTransactionSessionTimeout, errors.InsufficientPrivilege,
         errors.LockNotAvailable, errors.OutOfMemory, errors.QueryCanceled,
         errors.ReadOnlySqlTransaction, errors.TooManyConnections, errors.UndefinedTable,
-        errors.IndexCorrupted, psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout,
-        PoolClosed, ConnectionResetError,
+        errors.IndexCorrupted, psycopg.OperationalError, psycopg.InterfaceError,
+        psycopg.InternalError, PoolTimeout, PoolClosed, ConnectionResetError,
     ],
 )  # fmt: skip
 def test_the_server_cannot_serve_now(fault: type[Exception]) -> None:
