@@ -80,7 +80,12 @@ def _deliveries(status: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]
             found.append(Finding("late", "critical", what, command, "deliveries"))
     for one in endpoints:
         name, states = one["id"], one["deliveries"]
-        if one["status"] != "enabled" or states.get("held"):
+        if one["status"] == "removed":  # nothing can be resumed
+            if held := states.get("held"):
+                what = f"{name} is no longer configured; {held} deliveries are held for it."
+                command = f"correio deliveries cancel --endpoint {name} --yes"
+                found.append(Finding(f"held.{name}", "warning", what, command, "deliveries"))
+        elif one["status"] != "enabled" or states.get("held"):
             what = f"{name} is {one['status']}; {states.get('held', 0)} deliveries are held for it."
             command = f"correio endpoints resume {name}"
             found.append(Finding(f"held.{name}", "warning", what, command, "endpoints"))

@@ -21,4 +21,5 @@ keep store-url "postgresql://correio:$(cat "$folder/postgres-password")@postgres
 # The containers' user reads them; the folder keeps everybody else on this machine out.
 chmod 0700 "$folder"
 chmod 0644 "$folder"/*
+echo "Put the provider's secret into $folder/source-klavi: what is there is random."
 echo "Secrets are in $folder. The console's token: $(cat "$folder/operator")"

@@ -17,6 +17,7 @@ from shared.ops import Check
 from shared.process import end, run_until
 from shared.store.open import open_store
 from shared.store.port import Store
+from shared.store.rows import DeliveryState
 from shared.targets import read_targets
 from worker.callbacks import metrics
 from worker.callbacks.attempt import Caller
@@ -149,3 +150,4 @@ def _observe(lane: Lane) -> None:
     metrics.IN_FLIGHT.labels(name).set_function(lambda: lane.running)
     metrics.WAITING.labels(name).set_function(lambda: len(lane.waiting) + len(lane.ready))
     metrics.BREAKER_OPEN.labels(name).set_function(lambda: not isinstance(lane.breaker, Closed))
+    metrics.ended(name, DeliveryState.EXHAUSTED.value)  # at zero: an increase from nothing is none

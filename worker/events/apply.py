@@ -89,6 +89,9 @@ class Applier:
         self._applications: Mapping[str, Sequence[str]] = {
             source.name: source.partner_app_ids for source in config.source
         }
+        for name in (*self._applications, metrics.OTHER):
+            for reason in Reason:  # at zero: an increase from nothing is none to an alert
+                metrics.QUARANTINED.labels(name, reason.value)
 
     def prepare(self, arrivals: Sequence[Arrival]) -> Prepared:
         """Do what of the work needs no store, in time that would go by waiting for it."""

@@ -25,6 +25,7 @@ def endpoint(state: str = "enabled", **deliveries: int) -> dict[str, Any]:
 def test_nothing_is_stuck_when_all_is_well() -> None:
     calm = status(queue(EVENTS, ready=3), queue(CALLBACKS, oldestAgeSeconds=2.0), queue(DEAD))
     assert find_stuck(calm, [endpoint(delivered=5, pending=1)]) == []
+    assert find_stuck(calm, [endpoint("removed", delivered=5)]) == []
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,8 @@ def test_nothing_is_stuck_when_all_is_well() -> None:
          "correio deliveries list --state pending --state retrying"),
         (status(), [endpoint("paused", held=2)], "held.crm", "correio endpoints resume crm"),
         (status(), [endpoint("disabled")], "held.crm", "correio endpoints resume crm"),
+        (status(), [endpoint("removed", held=2)], "held.crm",
+         "correio deliveries cancel --endpoint crm --yes"),
         (status(), [endpoint(exhausted=2)], "exhausted.crm",
          "correio deliveries replay --endpoint crm --yes"),
         (status(quarantine={"unknown_event": 3}), [], "quarantine.unknown_event",
