@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from shared.domain import aggregates
 from shared.domain.aggregates import is_erased
 from shared.domain.keys import AggregateKey, AggregateKind
-from shared.domain.private import BLANK, join_data
+from shared.domain.private import BLANK, bare_data, join_data
 from shared.domain.product_request import ProductRequestState, ordered_for
 from shared.store.rows import Aggregate, Changes, Erased, NewEvent, NewTransition, Why
 
@@ -55,8 +55,8 @@ def _tax_ids(events: Iterable[NewEvent], aggregate_id: int) -> tuple[str, ...]:
 
 
 def _bare(one: NewTransition, key: AggregateKey) -> NewTransition:
-    if not one.private:
-        return one
+    if not one.private:  # the institution stands in clear where nothing else is personal
+        return replace(one, data=bare_data(one.data))
     return replace(one, data=join_data(one.data, BLANK[key.kind]), private=b"")
 
 

@@ -312,3 +312,12 @@ def test_an_event_over_which_the_decoder_stumbles_stops_no_other(
     good, bad = decoded(ev.event("link_created"), b"stone")
     assert isinstance(good.content, Event)
     assert bad.content == Unreadable(Reason.MALFORMED, "ZeroDivisionError")
+
+
+def test_an_institution_told_in_clear_goes_with_a_deletion_of_the_same_batch() -> None:
+    rejected = ev.event("consent_rejected", at=1, event_id="a-1", consentId="c1")
+    rejected["payload"]["consents"] = {"consentId": "c1", "institutionCode": "SECRETBANK"}
+    deleted = ev.event("consent_deleted_by_user", at=2, event_id="a-2", consentId="c1")
+    changes = Memory().apply(rejected, deleted)
+    assert len(changes.transitions) >= 2
+    assert not any(b"SECRETBANK" in one.data + one.private for one in changes.transitions)
