@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from receiver import spool_file
 from receiver.batch import Batch
 from receiver.metrics import Metrics
 from receiver.spool import Spool
@@ -432,3 +433,27 @@ async def test_a_file_of_a_release_that_did_not_seal_is_drained(tmp_path: Path) 
     database.close()
     async with Opened(tmp_path) as opened:
         assert await taken(opened.spool) == ["batch-3"]
+
+
+async def test_what_comes_while_an_emptied_file_cannot_be_shrunk_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody reads the file for long, such as a backup: nothing that was deleted is undone."""
+    monkeypatch.setattr(spool_file, "_SHRINK_ABOVE", 0)
+    monkeypatch.setattr(spool_file, "BUSY_TIMEOUT", 0.05)
+    async with Opened(tmp_path) as opened:
+        spool = opened.spool
+        for number in range(2):
+            await spool.append(batch(number))
+        group = await spool.head(max_events=9, max_bytes=MIB)
+        assert group is not None
+        (path,) = files(tmp_path, "*.db")
+        reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM batches").fetchall()
+        await spool.settle(group)
+        for number in (2, 3):
+            await spool.append(batch(number))
+        reader.close()
+        assert await taken(spool) == ["batch-2", "batch-3"]
+        assert files(tmp_path, "damaged-*") == []

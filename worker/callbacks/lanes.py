@@ -207,6 +207,7 @@ class Lanes:
         self.all = {target.id: Lane(target, config) for target in targets.values()}
         self._slots = config.max_in_flight
         self._start_within = max(1, round(config.lease_margin * 1000))
+        self._ready_max = min(READY_MAX, self._start_within)
         self._order = deque(self.all.values())
         self._turns: deque[Lane] = deque()  # every lane in which some are ready
 
@@ -288,10 +289,9 @@ class Lanes:
     def take_back(self, now: int) -> list[Claimed]:
         """Take away what is ready in vain: it has waited long, or its endpoint gets nothing now."""
         taken: list[Claimed] = []
-        ready_max = min(READY_MAX, self._start_within)
         for lane in self._turns:
             blocked = not lane.open or lane.blocked_until(now) is not None
-            while lane.ready and (blocked or lane.ready[0].at + ready_max <= now):
+            while lane.ready and (blocked or lane.ready[0].at + self._ready_max <= now):
                 taken.append(lane.ready.popleft())
         self._turns = deque(lane for lane in self._turns if lane.ready)
         return taken
