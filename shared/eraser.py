@@ -25,8 +25,8 @@ from shared.domain import aggregates
 from shared.domain.aggregates import is_erased
 from shared.domain.keys import AggregateKey, AggregateKind
 from shared.domain.link import LinkState
-from shared.domain.product_request import ProductRequestState, ordered_for
-from shared.erasing import strip
+from shared.domain.product_request import OrderFact, ProductRequestState
+from shared.erasing import consents_behind, strip
 from shared.errors import SealingKeyError, StoreConflictError
 from shared.fanout import Announcer, Subscriptions
 from shared.sifting import Sought, names_any
@@ -362,10 +362,7 @@ class Eraser:
 async def _is_left(transaction: EventTransaction, current: Aggregate) -> bool:
     """Whether an aggregate had consents, and all of them are erased."""
     consents = await _consents(transaction, current)
-    keys = [
-        AggregateKey(AggregateKind.CONSENT, current.key.partner_app_id, one) for one in consents
-    ]
-    return bool(keys) and len(await transaction.erased(keys)) == len(keys)
+    return bool(consents) and await transaction.erased(consents) == consents
 
 
 async def _is_nobodys(transaction: EventTransaction, current: Aggregate) -> bool:
@@ -375,19 +372,15 @@ async def _is_nobodys(transaction: EventTransaction, current: Aggregate) -> bool
     return await _is_left(transaction, current)
 
 
-async def _consents(transaction: EventTransaction, current: Aggregate) -> Sequence[str]:
+async def _consents(transaction: EventTransaction, current: Aggregate) -> set[AggregateKey]:
     """The consents of a link; those that a product request was ordered for, or of its link."""
+    app = current.key.partner_app_id
     match current.state:
         case LinkState():
-            return current.state.consents
-        case ProductRequestState():
-            named = ordered_for(current.state)
-            if named or current.state.order is None or not current.state.order.link_id:
-                return named
-            link = AggregateKey(
-                AggregateKind.LINK, current.key.partner_app_id, current.state.order.link_id
-            )
-            state = await transaction.peek(link)
-            return state.consents if isinstance(state, LinkState) else ()
+            return {AggregateKey(AggregateKind.CONSENT, app, one) for one in current.state.consents}
+        case ProductRequestState(order=OrderFact() as order):
+            link = await transaction.peek(AggregateKey(AggregateKind.LINK, app, order.link_id))
+            known = link if isinstance(link, LinkState) else None
+            return consents_behind(order, current.key, known)
         case _:
-            return ()
+            return set()

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from shared.domain import aggregates
 from shared.domain.aggregates import is_erased
 from shared.domain.keys import AggregateKey, AggregateKind
+from shared.domain.link import LinkState
 from shared.domain.private import BLANK, bare_data, join_data
-from shared.domain.product_request import ProductRequestState, ordered_for
+from shared.domain.product_request import OrderFact, consents_named
 from shared.store.rows import Aggregate, Changes, Erased, NewEvent, NewTransition, Why
 
 
@@ -60,8 +61,15 @@ def _bare(one: NewTransition, key: AggregateKey) -> NewTransition:
     return replace(one, data=join_data(one.data, BLANK[key.kind]), private=b"")
 
 
-def consents_of(key: AggregateKey, state: ProductRequestState) -> list[AggregateKey]:
-    """The consents that a product request was ordered for."""
-    return [
-        AggregateKey(AggregateKind.CONSENT, key.partner_app_id, one) for one in ordered_for(state)
-    ]
+def consents_behind(
+    order: OrderFact, key: AggregateKey, link: LinkState | None
+) -> set[AggregateKey]:
+    """The consents that an order is for: those that it names, or else those of its link.
+
+    Args:
+        order: what was ordered.
+        key: of its product request.
+        link: the link that the order names, as far as it is known.
+    """
+    named = consents_named(order) or (link.consents if link is not None else ())
+    return {AggregateKey(AggregateKind.CONSENT, key.partner_app_id, one) for one in named}

@@ -164,11 +164,6 @@ def bare_fact(fact: OrderFact | OutcomeFact) -> OrderFact | OutcomeFact:
     return replace(fact, failure_reason="")
 
 
-def ordered_for(state: ProductRequestState) -> tuple[str, ...]:
-    """The consents that it was ordered for; empty while that is unknown."""
-    return consents_named(state.order) if state.order else ()
-
-
 def consents_named(order: OrderFact) -> tuple[str, ...]:
     """What an order names as consents, without what can be no consent's id."""
     named = dict.fromkeys(order.consent_ids)

@@ -233,6 +233,36 @@ async def test_an_order_that_comes_after_its_consent_was_erased_is_not_kept(plac
     books.check(books.read(place.url))
 
 
+async def test_an_order_that_names_only_its_link_goes_with_the_consents_of_the_link(
+    place: Place,
+) -> None:
+    await place.take(about("maria", "consent_authorised", 1),
+                     about("maria", "consent_deleted_by_user", 9))  # fmt: skip
+    await place.erased()
+    await place.take(about("maria", "product_request_received", 2, consentIds=None),
+                     about("maria", "product_generated_failed", 3))  # fmt: skip
+    assert place.words() == []
+    assert books.payloads(place.url) == {}
+    second = about("maria", "consent_authorised", 10, consentId="second")
+    await place.take(second, about("maria", "product_request_received", 11, consentIds=None,
+                                   requestId="another"))  # fmt: skip
+    await place.erased()
+    after = books.read(place.url)
+    books.check(after)
+    assert after.states[AggregateKey("product_request", ev.APP, "maria-request")].erased
+    assert not after.states[AggregateKey("product_request", ev.APP, "another")].erased
+
+
+async def test_an_order_for_an_erased_link_of_which_no_consent_is_known_is_not_kept(
+    place: Place,
+) -> None:
+    await place.take(about("maria", "link_created", 0))
+    assert await place.eraser.erase(AggregateKey("link", ev.APP, "maria-link"), why=Why.OPERATOR)
+    await place.erased()
+    await place.take(about("maria", "product_request_received", 2, consentIds=None))
+    assert place.words() == []
+
+
 async def test_an_outcome_before_its_order_goes_with_the_last_consent_of_its_person(
     place: Place,
 ) -> None:

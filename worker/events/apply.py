@@ -190,7 +190,7 @@ class Applier:
             sifted = fold.sift(batch, known=known, numbers=numbers)
             late = fold.late_aggregates(sifted.fresh, loaded)
             histories = await transaction.histories(late) if late else {}
-            ordered = fold.ordered_consents(sifted.fresh)
+            ordered = fold.ordered_consents(sifted.fresh, loaded)
             erased = await transaction.erased(ordered) if ordered else set()
             started = time.perf_counter()
             changes = self._folder(loaded, histories=histories, erased=erased).fold(sifted)

@@ -14,8 +14,9 @@ from shared.domain import aggregates, product_request
 from shared.domain.aggregates import Fact, State, is_erased
 from shared.domain.events import Event, Unreadable, content_digest
 from shared.domain.keys import AggregateKey, AggregateKind, Position
+from shared.domain.link import LinkState
 from shared.domain.product_request import OrderFact, ProductRequestState, consents_named
-from shared.erasing import consents_of, strip
+from shared.erasing import consents_behind, strip
 from shared.fanout import Announcer, Subscriptions
 from shared.ids import new_id
 from shared.store.rows import (
@@ -167,15 +168,25 @@ class Together:
         return group
 
 
-def ordered_consents(fresh: Iterable[Fresh]) -> set[AggregateKey]:
-    """The consents that the orders of a batch name."""
+def ordered_consents(
+    fresh: Iterable[Fresh], loaded: Mapping[AggregateKey, Aggregate]
+) -> set[AggregateKey]:
+    """The consents that the orders of a batch are for, as far as is known before it is folded."""
     return {
-        _consent(key, one)
+        consent
         for event in fresh
         for key, fact in event.event.facts
         if isinstance(fact, OrderFact)
-        for one in consents_named(fact)
+        for consent in consents_behind(fact, key, _link_of(fact, key, loaded))
     }
+
+
+def _link_of(
+    order: OrderFact, key: AggregateKey, known: Mapping[AggregateKey, Aggregate]
+) -> LinkState | None:
+    """The link that an order names, if it is among those known."""
+    link = known.get(AggregateKey(AggregateKind.LINK, key.partner_app_id, order.link_id))
+    return link.state if link is not None and isinstance(link.state, LinkState) else None
 
 
 def late_aggregates(fresh: Iterable[Fresh], loaded: Mapping[AggregateKey, Aggregate]) -> set[int]:
@@ -200,7 +211,7 @@ class Folder:
         now: int,
         erased: Collection[AggregateKey] = (),
     ) -> None:
-        """`erased`: consents that are, among those that the batch's orders name."""
+        """`erased`: consents that are, among those that the batch's orders are for."""
         self._loaded = loaded
         self._now = now
         self._erased = set(erased)
@@ -258,11 +269,16 @@ class Folder:
         self._changes.ordered += [(number, one) for one in consents_named(fact)]
         if not isinstance(after, ProductRequestState):
             return after
-        return product_request.erase(after) if self._goes(key, after) else after
+        order = after.order
+        return product_request.erase(after) if order and self._goes(key, order) else after
 
-    def _goes(self, key: AggregateKey, state: ProductRequestState) -> bool:
-        consents = consents_of(key, state)
-        return bool(consents) and all(
+    def _goes(self, key: AggregateKey, order: OrderFact) -> bool:
+        """Whether what an order is for is erased, all of it."""
+        link = _link_of(order, key, self._current)
+        consents = consents_behind(order, key, link)
+        if not consents:
+            return link is not None and is_erased(link)
+        return all(
             one in self._erased or (one in self._current and is_erased(self._current[one].state))
             for one in consents
         )

@@ -260,7 +260,7 @@ def spoken_of(part: list[Decoded]) -> set[object]:
     fresh = [
         fold.Fresh(0, 0, one.arrival, one.content) for one in part if isinstance(one.content, Event)
     ]
-    return {*fold.keys(part), *fold.refs(part), *fold.ordered_consents(fresh)}
+    return {*fold.keys(part), *fold.refs(part), *fold.ordered_consents(fresh, {})}
 
 
 @pytest.mark.parametrize("parts", [2, 3])
