@@ -230,7 +230,7 @@ def cancel(
     as_json: bool,  # noqa: FBT001 - click passes it
     **options: Any,
 ) -> None:
-    """Cancel deliveries that wait, or stop a replay (its deliveries are exhausted again)."""
+    """Cancel deliveries that wait, or stop a replay (what it has not attempted is as before)."""
     wanted = _filter(options, ("pending", "retrying", "held", "exhausted"))
     restricted = any(value not in ("", None) for value in options.values())
     if sum(map(bool, (ids, replay_id, restricted))) != 1:

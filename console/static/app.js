@@ -241,7 +241,7 @@ async function deliveries(rest) {
       h("p", {}, Object.entries(states).map(([state, n]) => `${state} ${n}`).join(", ")),
       waiting ? button("Stop this replay", async () => {
         const { count } = await call("deliveries/cancel", { replay, dryRun: false });
-        say(`Stopped: ${count} deliveries are exhausted again.`);
+        say(`Stopped: ${count} deliveries are as before.`);
       }) : "");
     if (waiting && progress.isConnected) timer = setTimeout(() => attempt(() => follow(replay)), INTERVAL);
     else if (progress.isConnected) await show();

@@ -159,7 +159,8 @@ class DeliveryLists:
         """Put back what a replay has not begun to attempt; returns how many."""
         (count,) = await self._store.change([
             (
-                "UPDATE deliveries SET state = 'exhausted', replay = '' WHERE replay = ? "
+                "UPDATE deliveries SET replay = '', state = CASE last_outcome "
+                "WHEN 'succeeded' THEN 'delivered' ELSE 'exhausted' END WHERE replay = ? "
                 "AND state = 'pending' AND attempts = round_start AND lease IS NULL",
                 (replay,),
             )

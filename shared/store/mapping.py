@@ -182,14 +182,23 @@ def aggregate_values(changes: Changes, keys: Keys) -> list[tuple[Any, ...]]:
 
     That is id, version, status, conflict, link_id, settles, touched_at, updated_at, state and
     private.
-    `touched_at` is when the latest of its events in `changes` was received, 0 without any.
+    `touched_at` is when the latest of its events in `changes` was received, 0 without any. Where
+    a quiet period settles it, it is when that event was folded, if that is later: an outage is no
+    quiet, and its events come one after the other when it has passed.
     """
     received = {one.seq: one.received_at for one in changes.events}
     touched: Counter[int] = Counter()
     for entry in changes.history:
         at = received[entry.event_seq]
         touched[entry.aggregate_id] = max(at, touched[entry.aggregate_id])
+    for one in changes.aggregates:
+        if one.id in touched and _settles(one):
+            touched[one.id] = max(touched[one.id], changes.folded_at)
     return [_aggregate_values(one, touched[one.id], keys) for one in changes.aggregates]
+
+
+def _settles(one: Aggregate) -> bool:
+    return isinstance(one.state, ProductRequestState) and one.state.settles
 
 
 def _aggregate_values(one: Aggregate, touched_at: int, keys: Keys) -> tuple[Any, ...]:
@@ -200,7 +209,7 @@ def _aggregate_values(one: Aggregate, touched_at: int, keys: Keys) -> tuple[Any,
         status_of(state),
         int(isinstance(state, ConsentState) and state.conflict),
         link_of(state),
-        int(isinstance(state, ProductRequestState) and state.settles),
+        int(_settles(one)),
         touched_at,
         state.last.time if state.last else 0,
         *keys.state(one.id, state),

@@ -188,6 +188,7 @@ class Changes(Struct):
         erased: aggregates of which the store gives up all that is personal, before it writes
             anything of the rest.
         ordered: product requests and the consents that they were ordered for.
+        folded_at: Unix milliseconds when the events were folded; 0 for changes of other origin.
     """
 
     events: list[NewEvent] = field(default_factory=list)
@@ -200,6 +201,7 @@ class Changes(Struct):
     replayed: list[str] = field(default_factory=list)
     erased: list[Erased] = field(default_factory=list)
     ordered: list[tuple[int, str]] = field(default_factory=list)
+    folded_at: int = 0
 
 
 class Wakeup(Struct, frozen=True):

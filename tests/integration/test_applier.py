@@ -20,6 +20,7 @@ from shared.store.port import Store
 from tests.benchmarks import traffic
 from tests.support import books
 from tests.support import events as ev
+from tests.support.clock import ManualClock
 from tests.support.stores import empty_tables
 from worker.events.apply import Applier
 from worker.events.arrivals import Arrival
@@ -177,10 +178,11 @@ async def test_an_event_of_another_application_is_quarantined(store: Store, stor
 async def test_a_quiet_request_for_all_products_settles_and_tells(
     store: Store, store_url: str
 ) -> None:
-    applier = Applier(store, CONFIG, clock=SystemClock())
+    folded_at = ev.EPOCH + 3_600_000  # after an outage
+    applier = Applier(store, CONFIG, clock=ManualClock(folded_at))
     await applier.apply([arrival(ev.event("product_request_received", products=["all"]))])
-    assert await store.unsettled(quiet_since=ev.EPOCH - 1, limit=10) == []
-    (key,) = await store.unsettled(quiet_since=ev.EPOCH, limit=10)
+    assert await store.unsettled(quiet_since=folded_at - 1, limit=10) == []
+    (key,) = await store.unsettled(quiet_since=folded_at, limit=10)
     await applier.settle(key)
     await applier.settle(key)
     after = books.read(store_url)

@@ -247,6 +247,21 @@ async def test_exhausted_deliveries_are_replayed_once_and_can_be_stopped(
     assert (await correio("deliveries", "list", "--state", "exhausted"))["count"] == count
 
 
+async def test_what_was_delivered_is_so_again_when_its_replay_is_stopped(
+    correio: Cli, filled: Store
+) -> None:
+    listed = await correio("deliveries", "list", "--endpoint", "crm")
+    one = listed["deliveries"][0]["id"]
+    await filled.change([
+        ("UPDATE deliveries SET state = 'delivered', last_outcome = 'succeeded' WHERE id = ?",
+         (one,)),
+    ])  # fmt: skip
+    done = await correio("deliveries", "replay", one, "--include-delivered", "--yes")
+    assert (await correio("deliveries", "show", one))["state"] == "pending"
+    await correio("deliveries", "cancel", "--replay", done["replay"], "--yes")
+    assert (await correio("deliveries", "show", one))["state"] == "delivered"
+
+
 async def test_waiting_deliveries_can_be_cancelled(correio: Cli, filled: Store) -> None:
     await correio.text("deliveries", "cancel", "--yes", exits=2)
     before = (await correio("deliveries", "list", "--type", "link.created"))["count"]

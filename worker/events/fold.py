@@ -222,7 +222,7 @@ class Folder:
             for number, entries in histories.items()
         }
         self._announcer = Announcer(subscriptions, now=now)
-        self._changes = Changes()
+        self._changes = Changes(folded_at=now)
 
     def fold(self, sifted: Sifted) -> Changes:
         """Everything that this batch writes."""

@@ -156,14 +156,25 @@ class EventsService:
 
     async def _settle(self) -> None:
         """Settle product requests over which the quiet period has passed, for ever."""
-        quiet = int(self._config.events.quiet_period * 1000)
         while True:
             try:
-                keys = await self._store.unsettled(
-                    quiet_since=self._clock.now() - quiet, limit=SETTLE_BATCH
-                )
-                for key in keys:
-                    await self._applier.settle(key)
+                if (quiet_since := self._quiet_since()) is not None:
+                    for key in await self._store.unsettled(
+                        quiet_since=quiet_since, limit=SETTLE_BATCH
+                    ):
+                        await self._applier.settle(key)
             except TRANSIENT as error:
                 log.warning("settle.failed", error_type=type(error).__name__)
             await self._clock.sleep(SETTLE_INTERVAL)
+
+    def _quiet_since(self) -> int | None:
+        """Until when nothing may have come for a request that is to settle; None if unknown.
+
+        What waits in the queue may belong to any of them, and the oldest of it is in hand.
+        """
+        if not self._events.consuming:
+            return None
+        now = self._clock.now()
+        oldest = self._events.oldest(now)
+        came_by = now if oldest is None else min(now, oldest)
+        return came_by - int(self._config.events.quiet_period * 1000)

@@ -93,7 +93,7 @@ def test_the_same_again_is_a_duplicate_of_it_and_tells_nobody() -> None:
     memory = Memory("*")
     first = memory.apply(ev.raw("link_created"))
     again = memory.apply(ev.raw("link_created"), ev.raw("link_created"))
-    assert again == Changes(duplicates={first.events[0].seq: 2})
+    assert again == Changes(duplicates={first.events[0].seq: 2}, folded_at=NOW)
 
 
 def test_a_repetition_within_one_batch_is_a_duplicate_too() -> None:

@@ -38,6 +38,7 @@ class Trouble:
         self.looks = 0
         self.calm = asyncio.Event()
         self.started = 0
+        self.quiet_since: int | None = None
         self._then: list[Exception] = []
 
     def start_then(self, *faults: Exception) -> None:
@@ -68,8 +69,10 @@ class Trouble:
     async def tombstones(self, _names: Collection[str]) -> set[str]:
         return set()
 
-    async def unsettled(self, **_: int) -> list[AggregateKey]:
+    async def unsettled(self, *, quiet_since: int, limit: int) -> list[AggregateKey]:
+        assert limit
         self._fail()
+        self.quiet_since = quiet_since
         self.calm.set()
         await asyncio.Event().wait()
         return []
@@ -173,12 +176,58 @@ async def test_a_store_whose_keys_cannot_be_looked_at_or_are_lost_is_waited_for(
     assert store.started == 1
 
 
+class InHand:
+    """A consumer that has at hand what the receiver had first at `oldest`."""
+
+    def __init__(self, *, consuming: bool = True, oldest: int | None = None) -> None:
+        self.consuming = consuming
+        self._oldest = oldest
+
+    def oldest(self, _now: int) -> int | None:
+        return self._oldest
+
+
+def settler(store: Any, consumer: InHand) -> EventsService:
+    made: Any = service(store)
+    made._events = consumer
+    told: EventsService = made
+    return told
+
+
+QUIET = 900_000
+
+
+@pytest.mark.parametrize(
+    ("oldest", "quiet_since"),
+    [(None, NOW - QUIET), (NOW - 5_000_000, NOW - 5_000_000 - QUIET), (NOW + 1_000, NOW - QUIET)],
+)
+async def test_what_waits_in_the_queue_is_no_quiet(oldest: int | None, quiet_since: int) -> None:
+    store = Trouble()
+    settling = asyncio.create_task(settler(store, InHand(oldest=oldest))._settle())
+    async with asyncio.timeout(5):
+        await store.calm.wait()
+    assert store.quiet_since == quiet_since
+    settling.cancel()
+
+
+async def test_nothing_settles_while_the_broker_delivers_nothing() -> None:
+    store, away = Trouble(), InHand(consuming=False)
+    settling = asyncio.create_task(settler(store, away)._settle())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert store.quiet_since is None
+    away.consuming = True
+    async with asyncio.timeout(5):
+        await store.calm.wait()
+    settling.cancel()
+
+
 @pytest.mark.parametrize(
     "fault", [StoreUnavailableError("away"), StoreDamagedError("torn"), StoreConflictError("again")]
 )
 async def test_settling_goes_on_after_a_fault_of_the_store(fault: Exception) -> None:
     store = Trouble(fault)
-    settling = asyncio.create_task(service(store)._settle())
+    settling = asyncio.create_task(settler(store, InHand())._settle())
     async with asyncio.timeout(5):
         await store.calm.wait()
     settling.cancel()
