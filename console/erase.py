@@ -146,8 +146,18 @@ async def _erase_subject(context: Context, tax_id: str, *, really: bool) -> dict
         raise ConfigError("TAX_ID has neither the form of a CPF nor that of a CNPJ")
     async with context.store() as store:
         queries = Queries(store)
+        eraser = Eraser(store, context.config, clock=context.clock)
+        entries = await eraser.empty_quarantine_of(bare, really=really)
+        if really and entries:
+            await queries.note(
+                actor=context.actor,
+                action="erase.subject",
+                target="quarantine",
+                detail=f"{entries} entries",
+                now=context.clock.now(),
+            )
         found = await queries.not_erased(list((await queries.of_subject(bare)).values()))
-        return await _erase(context, store, found, really=really)
+        return await _erase(context, store, found, really=really) | {"quarantine": entries}
 
 
 async def _erase(
@@ -180,12 +190,18 @@ async def _erase(
 
 
 def _report(context: Context, answer: dict[str, Any], *, really: bool, as_json: bool) -> None:
+    entries = answer.get("quarantine", 0)
+    found = answer["erased"] or entries
+
     def human() -> None:
         for one in answer["erased"]:
             kind = next(name for name, kind in KINDS.items() if kind == one["aggregate"])
             verb = "erased" if really else "would be erased"
             click.echo(f"{verb}: {kind} {one['id']}")
-        if not answer["erased"]:
+        if entries:
+            verb = "emptied" if really else "would be emptied"
+            click.echo(f"{verb}: {entries} in quarantine")
+        if not found:
             click.echo("nothing to erase")
         elif not really:
             click.echo("add --yes to do it; it cannot be undone")
@@ -193,5 +209,5 @@ def _report(context: Context, answer: dict[str, Any], *, really: bool, as_json: 
             _print_receipt(context, receipt)
 
     context.show(answer, as_json=as_json, human=human)
-    if not answer["erased"]:
+    if not found:
         sys.exit(NO)

@@ -11,7 +11,8 @@ leaves a row in ``erasures``. From there the eraser goes on, as often as it is s
 The receipt of each erasure says what was erased where, and what goes by itself.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -30,6 +31,7 @@ from shared.erasing import consents_behind, strip
 from shared.errors import SealingKeyError, StoreConflictError
 from shared.fanout import Announcer, Subscriptions
 from shared.sifting import Sought, names_any
+from shared.store.entries import opened_entries
 from shared.store.erase import PENDING
 from shared.store.lease import Lease
 from shared.store.port import EventStore, EventTransaction, SqlStore, TraceStore
@@ -45,7 +47,6 @@ SECOND_LOOK: Final = 120_000
 BATCH: Final = 100
 ALWAYS: Final = 2**62
 """A pass may follow the last one at once."""
-PAGE: Final = 200
 LOOKED_AT: Final = 1_000
 """Aggregates at each end."""
 SETTLING, DONE = "settling", "done"
@@ -103,12 +104,6 @@ WHERE s.token = ? AND (a.kind = 'link' OR a.status = 'PLACEHOLDER')
 """
 """What names the same person and may belong to no consent that is known."""
 
-_ENTRIES = """
-SELECT q.id, q.body, k.wrapped_by, k.key FROM quarantine q
-LEFT JOIN quarantine_keys k ON k.entry_id = q.id
-WHERE q.id > ? AND length(q.body) > 0 ORDER BY q.id LIMIT ?
-"""
-
 _EMPTY_ENTRY = """
 UPDATE quarantine SET body = ?, resolved_at = coalesce(resolved_at, ?), resolved_by = 'erasure',
     status = CASE WHEN EXISTS (
@@ -118,6 +113,8 @@ UPDATE quarantine SET body = ?, resolved_at = coalesce(resolved_at, ?), resolved
     ) THEN status ELSE 'erased' END
 WHERE id = ?
 """
+
+_FORGET_TOKENS = "UPDATE erasures SET tokens = '[]' WHERE id = ?"
 
 _UPDATE = "UPDATE erasures SET state = ?, due_at = ?, tokens = ?, receipt = ? WHERE id = ?"
 
@@ -169,6 +166,28 @@ class Eraser:
             return True
 
         return await self._erase_if(key, always, why=why)
+
+    async def empty_quarantine_of(self, tax_id: str, *, really: bool) -> int:
+        """Empty what is in quarantine and names a person, whoever else it names.
+
+        Args:
+            tax_id: without punctuation.
+            really: False counts only.
+
+        Returns how many entries.
+
+        Raises:
+            StoreUnavailableError: they are emptied, but traces are left until it is called again.
+        """
+        count = 0
+        token = self._store.sealing.token(tax_id)
+        async for found in self._entries_naming([Sought("", None, frozenset([token]))]):
+            count += len(found)
+            if really:
+                await self._empty(found)
+        if really:
+            await self._store.wipe([])
+        return count
 
     async def catch_up(self) -> int:
         """Erase what should be erased and is not: once at the start; returns how much it was.
@@ -316,27 +335,38 @@ class Eraser:
         """Empty every entry that names what these jobs erase."""
         people = {job.id: frozenset(await self._without_consent(job.tokens)) for job in jobs}
         sought = [Sought(job.id, job.key.id, people[job.id]) for job in jobs]
-        last = ""
-        while rows := await self._store.fetch(_ENTRIES, (last, PAGE)):
-            last = rows[-1][0]
-            for entry, body, *key in rows:
-                opened = self._store.sealing.entry(entry, bytes(body), *key)
-                found = names_any(opened, sought, self._store.sealing.token)
-                if found:
-                    await self._store.change([
-                        (_EMPTY_ENTRY, (b"", self._clock.now(), entry)),
-                        ("DELETE FROM quarantine_keys WHERE entry_id = ?", (entry,)),
-                    ])  # fmt: skip
+        async for found in self._entries_naming(sought):
+            for about in found.values():
                 for job in jobs:
-                    if job.id in found:
+                    if job.id in about:
                         erased = job.receipt.setdefault("erased", {})
                         erased["quarantine"] = erased.get("quarantine", 0) + 1
+            await self._empty(found)
             await self._lease.renew()
+
+    async def _entries_naming(self, sought: Sequence[Sought]) -> AsyncIterator[dict[str, set[str]]]:
+        """Quarantine entries that name what is sought, some at a time, and what of it."""
+        token = self._store.sealing.token
+        async for bodies in opened_entries(self._store):
+            # In a thread: megabytes that nobody could read take their time.
+            yield await asyncio.to_thread(_naming, bodies, sought, token)
+
+    async def _empty(self, entries: Iterable[str]) -> None:
+        now = self._clock.now()
+        for entry in entries:
+            await self._store.change([
+                (_EMPTY_ENTRY, (b"", now, entry)),
+                ("DELETE FROM quarantine_keys WHERE entry_id = ?", (entry,)),
+            ])  # fmt: skip
 
     async def _finish(self, jobs: Sequence[Job]) -> None:
         """Have the store wipe the traces, and write the receipts."""
-        fresh = [job for job in jobs if job.state == PENDING]
-        traces = await self._store.wipe([job.aggregate_id for job in fresh])
+        traces = await self._store.wipe([job.aggregate_id for job in jobs])
+        settled = [job for job in jobs if job.state != PENDING]
+        for job in settled:
+            await self._store.change([(_FORGET_TOKENS, (job.id,))])
+        if settled:
+            await self._store.wipe_notes()
         now = self._clock.now()
         for job in jobs:
             first = job.state == PENDING
@@ -355,8 +385,13 @@ class Eraser:
                     ),
                 )
             ])  # fmt: skip
-        if len(fresh) < len(jobs):
-            await self._store.wipe_notes()
+
+
+def _naming(
+    bodies: Mapping[str, bytes], sought: Sequence[Sought], token: Callable[[str], str]
+) -> dict[str, set[str]]:
+    found = {entry: names_any(body, sought, token) for entry, body in bodies.items()}
+    return {entry: about for entry, about in found.items() if about}
 
 
 async def _is_left(transaction: EventTransaction, current: Aggregate) -> bool:

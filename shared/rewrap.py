@@ -43,7 +43,10 @@ async def count_by_key(store: SqlStore) -> dict[str, int]:
 async def rewrap(store: KeyStore) -> int:
     """Wrap every data key that another key wraps; returns how many.
 
+    Called again after a fault, it goes on, and wipes what the first call had left.
+
     Raises:
+        StoreUnavailableError: somebody still reads what was there; call it again later.
         SealingKeyError: no key is configured, or one that is in use is not.
     """
     ring = store.sealing.ring
@@ -71,6 +74,5 @@ async def rewrap(store: KeyStore) -> int:
                 ))  # fmt: skip
             if statements:
                 count += sum(await store.change(statements))
-    if count:
-        await store.wipe_all()
+    await store.wipe_all()
     return count

@@ -12,10 +12,10 @@ _WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z./-]{9,17}")
 
 
 class Sought(Struct, frozen=True):
-    """What is looked for: an id, and the tokens of people."""
+    """What is looked for: an id, None for no particular one, and the tokens of people."""
 
     about: str
-    id: str
+    id: str | None
     tokens: frozenset[str]
 
 
@@ -31,12 +31,12 @@ def names_any(body: bytes, sought: Sequence[Sought], token: Callable[[str], str]
     escaped = text if "\\u" not in text else _unescaped(text)
     wanted = any(one.tokens for one in sought)
     people = {
-        token(tax_id) for word in _WORD.findall(escaped) if (tax_id := normalise(word))
+        token(tax_id) for word in _WORD.finditer(escaped) if (tax_id := normalise(word[0]))
     } if wanted else set[str]()  # fmt: skip
     return {
         one.about
         for one in sought
-        if one.tokens & people or orjson.dumps(one.id).decode() in escaped
+        if one.tokens & people or (one.id is not None and orjson.dumps(one.id).decode() in escaped)
     }
 
 

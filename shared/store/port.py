@@ -100,8 +100,8 @@ class TraceStore(Protocol):
     async def wipe(self, aggregate_ids: Sequence[int]) -> dict[str, str]:
         """Have the database overwrite what it left of keys and tokens that were deleted.
 
-        Returns what was done and what is left to others, by place. Raises `StoreUnavailableError`
-        where it must be tried again.
+        That is of these aggregates, and of every quarantine entry. Returns what was done and what
+        is left to others, by place. Raises `StoreUnavailableError` where it must be tried again.
         """
         ...
 

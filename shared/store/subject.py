@@ -4,8 +4,9 @@ Found by the keyed hash of the tax id, never by the tax id itself; quarantine en
 could read for an index, are opened one by one.
 """
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,15 +17,13 @@ from shared.domain.keys import AggregateKey, AggregateKind
 from shared.domain.private import join_data
 from shared.domain.tax_ids import normalise
 from shared.sealing import Box
+from shared.store.entries import opened_entries
 from shared.store.lists import DeliveryRow
 from shared.store.mapping import SELECT_HISTORY, folded_entry
 from shared.store.port import SqlStore
 from shared.store.queries import AttemptRow, Queries
 from shared.store.rows import Aggregate
 from shared.store.seals import about_data, opened, payload_of, state_of
-
-PAGE = 200
-"""Quarantine entries opened at a time."""
 
 _PUNCTUATION = r"[./\- ]?"
 
@@ -190,22 +189,20 @@ class Subject:
         return [one for one in boxes if one is not None]
 
     async def _entries(self) -> AsyncIterator[HeldEntry]:
-        last = ""
-        while True:
-            rows = await self._store.fetch(
-                "SELECT q.id, q.reason, q.source, q.received_at, q.status, q.body, "
-                "k.wrapped_by, k.key FROM quarantine q "
-                "LEFT JOIN quarantine_keys k ON k.entry_id = q.id "
-                "WHERE q.id > ? ORDER BY q.id LIMIT ?",
-                (last, PAGE),
-            )
-            for entry, reason, source, received_at, status, sealed, *key in rows:
-                body = self._store.sealing.entry(entry, bytes(sealed), *key)
-                if self._mention.search(body.decode("utf-8", "replace")):
-                    yield HeldEntry(entry, reason, source, received_at, status, body)
-            if len(rows) < PAGE:
-                return
-            last = rows[-1][0]
+        async for bodies in opened_entries(self._store):
+            for entry in await asyncio.to_thread(self._mentioning, bodies):
+                ((reason, source, received_at, status),) = await self._store.fetch(
+                    "SELECT reason, source, received_at, status FROM quarantine WHERE id = ?",
+                    (entry,),
+                )
+                yield HeldEntry(entry, reason, source, received_at, status, bodies[entry])
+
+    def _mentioning(self, bodies: Mapping[str, bytes]) -> list[str]:
+        return [
+            entry
+            for entry, body in bodies.items()
+            if self._mention.search(body.decode("utf-8", "replace"))
+        ]
 
 
 def plain(document: State | Fact) -> dict[str, Any]:

@@ -90,6 +90,37 @@ async def test_a_table_in_use_is_left_for_the_next_pass(
 
 
 @postgres_only
+async def test_tables_of_keys_in_use_are_not_waited_for_while_others_wait_behind(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_TRIES", 3)
+    await life.happens(ev.event("consent_authorised"))
+    with psycopg.connect(life.url) as reader:
+        reader.execute("SELECT count(*) FROM data_keys")
+        wiping = asyncio.create_task(life.store.wipe_all())
+        for at in range(20):
+            async with asyncio.timeout(5):
+                await life.happens(ev.event("link_created", at=at + 1, linkId=f"l{at}"))
+        with pytest.raises(StoreUnavailableError, match="LockNotAvailable"):
+            await wiping
+    await life.store.wipe_all()
+
+
+@postgres_only
+async def test_keys_that_an_older_transaction_still_sees_are_wiped_when_it_has_ended(
+    life: Life,
+) -> None:
+    await life.happens(ev.event("consent_authorised"))
+    with psycopg.connect(life.url) as old:
+        old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        old.execute("SELECT count(*) FROM endpoints")
+        await life.store.change([("DELETE FROM data_keys WHERE aggregate_id > ?", (0,))])
+        with pytest.raises(StoreUnavailableError, match="older transaction still sees"):
+            await life.store.wipe_all()
+    await life.store.wipe_all()
+
+
+@postgres_only
 async def test_an_aggregate_removed_while_it_is_asked_for_is_made_anew(life: Life) -> None:
     """Between making what is missing and locking it, the old row has gone."""
     await life.happens(ev.event("consent_revoked", linkId=""))

@@ -82,6 +82,30 @@ async def test_erasing_on_demand(correio: Cli, store_url: str, what: tuple[str, 
     assert ("erase.consent", f"{ev.APP}/maria-consent") in actions
 
 
+async def test_a_person_who_is_known_in_quarantine_only_is_erased_there(
+    correio: Cli, store: Store, store_url: str
+) -> None:
+    applier = Applier(store, Config(), clock=SystemClock())
+    await applier.apply([
+        Arrival(b'{"eventName":"page_view","who":"999.888.777-66"}', "klavi", "b", ev.EPOCH),
+        Arrival(b'{"eventName":"page_view","who":"%s"}' % OTHER.encode(), "klavi", "b", ev.EPOCH),
+    ])  # fmt: skip
+    shown = await correio("erase", "subject", "99988877766")
+    assert (shown["quarantine"], shown["dryRun"], shown["erased"]) == (1, True, [])
+    assert "would be emptied: 1 in quarantine" in await correio.text(
+        "erase", "subject", "99988877766"
+    )
+    assert len(books.quarantine_bodies(store_url)) == 2
+    assert (await correio("erase", "subject", "99988877766", "--yes"))["quarantine"] == 1
+    assert "888.777" not in repr(books.quarantine_bodies(store_url))
+    assert OTHER in repr(books.quarantine_bodies(store_url))
+    assert books.fetch(store_url, "SELECT count(*) FROM quarantine_keys") == [(1,)]
+    assert ("erase.subject", "1 entries") in books.fetch(
+        store_url, "SELECT action, detail FROM audit"
+    )
+    await correio("erase", "subject", "99988877766", "--yes", exits=1)
+
+
 async def test_what_is_unknown_is_not_erased(correio: Cli) -> None:
     for what in (("consent", ev.APP, "x"), ("link", ev.APP, "x"), ("subject", "99999999999")):
         assert (await correio("erase", *what, "--yes", exits=1))["erased"] == []
@@ -117,7 +141,7 @@ async def test_the_doctor_tells_of_what_was_stored_before_there_was_sealing(
 async def test_keys_are_changed_under_load_and_nothing_is_rewritten(
     store_url: str, tmp_path: Path
 ) -> None:
-    """Bar: no read fails, no payload is rewritten, the old key can be removed afterwards."""
+    """No read fails, no payload is rewritten, and the old key can be removed afterwards."""
     both = SealingConfig(keys=Secret(f"{NEW},{OLD}"))
     before = open_store(StoreConfig(url=Secret(store_url)), SealingConfig(keys=Secret(OLD)))
     await before.start()

@@ -9,6 +9,7 @@ from shared.config import Config, EndpointConfig, Secret, SourceConfig
 from shared.domain.keys import AggregateKey
 from shared.eraser import HELD, SECOND_LOOK, TASK, Eraser
 from shared.errors import SealingKeyError, StoreUnavailableError
+from shared.store import entries
 from shared.store.audit import audit
 from shared.store.lease import Lease
 from shared.store.port import Store
@@ -339,6 +340,45 @@ async def test_what_fails_half_way_is_done_the_next_time(
     await place.erased()
     assert place.words() == []
     assert place.rows("SELECT DISTINCT state FROM erasures") == [("done",)]
+
+
+async def test_an_erasure_is_done_only_when_the_second_look_has_wiped_its_notes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.take(*life("maria"), about("maria", "consent_deleted_by_user", 9))
+    await place.eraser.work()
+    place.clock.move(SECOND_LOOK / 1000)
+    wiped: list[int] = []
+    wipe, wipe_notes = place.store.wipe, place.store.wipe_notes
+
+    async def noting(ids: Sequence[int]) -> dict[str, str]:
+        wiped.extend(ids)
+        return await wipe(ids)
+
+    async def busy() -> None:
+        raise StoreUnavailableError("somebody reads")
+
+    monkeypatch.setattr(place.store, "wipe", noting)
+    monkeypatch.setattr(place.store, "wipe_notes", busy)
+    with pytest.raises(StoreUnavailableError):
+        await place.eraser.work()
+    assert len(wiped) == 3
+    assert place.rows("SELECT DISTINCT state, tokens FROM erasures") == [("settling", "[]")]
+    monkeypatch.setattr(place.store, "wipe_notes", wipe_notes)
+    await place.eraser.work()
+    assert place.rows("SELECT DISTINCT state, tokens FROM erasures") == [("done", "[]")]
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000_000])
+async def test_quarantine_is_read_some_at_a_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(entries, "PAGE", 3)
+    monkeypatch.setattr(entries, "BYTES", size)
+    await place.take(*(unknown("maria", cpf=MARIA, n=n) for n in range(7)), unknown("joao"))
+    found = [one async for one in entries.opened_entries(place.store)]
+    assert [len(one) for one in found] == ([1] * 8 if size == 1 else [3, 3, 2])
+    assert sum(MARIA in str(body) for one in found for body in one.values()) == 7
 
 
 async def test_what_a_dead_process_was_erasing_is_gone_on_with_within_seconds(place: Place) -> None:

@@ -96,7 +96,7 @@ async def make_parts(connection: Connection, *, now: int) -> list[str]:
                 # Somebody else was quicker, or a row of that day has come meanwhile.
                 with contextlib.suppress(errors.DuplicateTable, errors.CheckViolation):
                     # Made first and then attached, which does not keep writers waiting.
-                    await _change(
+                    await change(
                         connection,
                         f"CREATE TABLE {name} (LIKE {table}, PRIMARY KEY ({cut.key})); "
                         f"ALTER TABLE {table} ATTACH PARTITION {name} "
@@ -111,12 +111,12 @@ async def drop_part(connection: Connection, part: Part) -> int:
     count = part.rows
     if count < 0:
         ((count,),) = await rows(connection, f"SELECT count(*) FROM {part.name}")  # noqa: S608 - a name of our own
-    await _change(connection, f"DROP TABLE {part.name}")
+    await change(connection, f"DROP TABLE {part.name}")
     return int(count)
 
 
-async def _change(connection: Connection, statement: str) -> None:
-    """Change the schema, waiting for locks briefly and often rather than long.
+async def change(connection: Connection, statement: str) -> None:
+    """Change a table as a whole, waiting for its lock briefly and often rather than long.
 
     Raises:
         psycopg.errors.LockNotAvailable: somebody else has held the table all the while.

@@ -15,15 +15,13 @@ _TABLES = {"data_keys": "aggregate_id", "quarantine_keys": "entry_id", "subjects
 class SqliteTraces(SqlitePart):
     """`shared.store.port.TraceStore` on SQLite."""
 
-    async def wipe(self, aggregate_ids: Sequence[int]) -> dict[str, str]:
+    async def wipe(self, _aggregate_ids: Sequence[int]) -> dict[str, str]:
         """See `shared.store.port.TraceStore`.
 
         A page that was split or joined may hold a copy of a row that went later. So the small
         tables of keys and tokens are filled anew, upon which SQLite overwrites their old pages,
         and the write-ahead log is cut off.
         """
-        if not aggregate_ids:
-            return {}
         async with self._turn:
             await self._database.run(_wipe)
         return {"store": "keys and tokens were written anew and the write-ahead log was cut off"}
@@ -35,7 +33,7 @@ class SqliteTraces(SqlitePart):
 
     async def wipe_all(self) -> None:
         """See `shared.store.port.TraceStore`."""
-        await self.wipe([0])
+        await self.wipe([])
 
 
 def _wipe(connection: apsw.Connection) -> None:
