@@ -212,6 +212,11 @@ def token(tax_id: str, index_key: bytes) -> str:
     return base64.urlsafe_b64encode(digest[:_TOKEN_BYTES]).rstrip(b"=").decode()
 
 
+def content_key(index_key: bytes) -> bytes:
+    """What makes the digests of contents, which outlive what they are digests of."""
+    return hmac.digest(index_key, b"content", "sha256")
+
+
 def read_key(encoded: str, field: str) -> bytes:
     """A key of 32 bytes from its base64.
 

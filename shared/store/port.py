@@ -78,6 +78,11 @@ class EventStore(Protocol):
     """What the events worker needs."""
 
     @property
+    def sealing(self) -> Sealing:
+        """What seals, and what makes digests."""
+        ...
+
+    @property
     def parallel(self) -> int:
         """How many transactions it runs at once to advantage."""
         ...

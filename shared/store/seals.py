@@ -14,7 +14,18 @@ from shared.domain.aggregates import Fact, State
 from shared.domain.private import join_fact, join_state, split_fact, split_state
 from shared.errors import SealBrokenError
 from shared.logs import get_logger
-from shared.sealing import SEALED, Box, KeyRing, Sealer, Vault, Wrapped, joint, read_key, token
+from shared.sealing import (
+    SEALED,
+    Box,
+    KeyRing,
+    Sealer,
+    Vault,
+    Wrapped,
+    content_key,
+    joint,
+    read_key,
+    token,
+)
 
 log = get_logger(__name__)
 
@@ -45,6 +56,11 @@ class Sealing:
     def token(self, tax_id: str) -> str:
         """What stands for a tax id in the index of this store."""
         return token(tax_id, self.index_key)
+
+    @property
+    def content_key(self) -> bytes:
+        """The key for digests of contents; see `shared.domain.events.content_digest`."""
+        return content_key(self.index_key)
 
     def box(self, aggregate_id: int, wrapped_by: str | None, key: bytes | None) -> Box | None:
         """The box of an aggregate from the columns of its data key; None if it has none."""

@@ -169,7 +169,9 @@ def apply() -> Callable[[], object]:
 
 
 def _folded(arrivals: Any) -> Changes:
-    decoded = decode_all(arrivals, now=NOW, future_tolerance=10**12, applications={})
+    decoded = decode_all(
+        arrivals, now=NOW, future_tolerance=10**12, applications={}, digest_key=KEY
+    )
     keys = sorted(fold.keys(decoded))
     loaded = {key: _initial(number, key) for number, key in enumerate(keys, start=1)}
     sifted = fold.sift(decoded, known={}, numbers=range(1, COUNT + 1))

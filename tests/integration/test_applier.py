@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from shared.clock import SystemClock
 from shared.config import Config, EndpointConfig, Secret, SourceConfig, StoreConfig
+from shared.domain.events import content_digest
 from shared.domain.keys import AggregateKey
 from shared.eraser import Eraser
 from shared.store.open import open_store
@@ -173,6 +174,22 @@ async def test_an_event_of_another_application_is_quarantined(store: Store, stor
     await applier.apply([arrival(ev.event("link_created", app="stranger"))])
     after = books.read(store_url)
     assert (after.states, after.quarantined) == ({}, {"foreign_application": 1})
+
+
+async def test_what_a_former_release_stored_is_known_when_it_comes_again(
+    store: Store, store_url: str
+) -> None:
+    """It kept digests without a key."""
+    applier = Applier(store, CONFIG, clock=SystemClock())
+    made = ev.event("consent_authorised")
+    await applier.apply([arrival(made)])
+    ((kept,),) = await store.fetch("SELECT content FROM events")
+    former = content_digest(ev.dump(made))
+    assert kept == content_digest(ev.dump(made), store.sealing.content_key) != former
+    await store.change([("UPDATE events SET content = ?", (former,))])
+    await applier.apply([arrival(made)])
+    after = books.read(store_url)
+    assert (sum(after.labels.values()), after.duplicates) == (1, 1)
 
 
 async def test_a_quiet_request_for_all_products_settles_and_tells(

@@ -42,6 +42,7 @@ class Faulty:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.sealing = store.sealing
         self.fault: str | None = None
 
     @contextlib.asynccontextmanager

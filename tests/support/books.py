@@ -20,10 +20,12 @@ from shared.domain.keys import AggregateKey, AggregateKind, Position
 from shared.domain.link import LinkState
 from shared.domain.private import join_data
 from shared.domain.product_request import ProductRequestState
+from shared.sealing import content_key
 from shared.store.audit import audit
 from shared.store.locate import sqlite_path
 from shared.store.open import open_store
 from shared.store.seals import (
+    INDEX_KEY,
     Sealing,
     about_answer,
     about_data,
@@ -60,6 +62,7 @@ class Books(Struct):
     duplicates: int
     quarantined: dict[str, int]
     deliveries: dict[str, int]
+    digest_key: bytes
 
     @property
     def statuses(self) -> dict[tuple[str, str], str]:
@@ -158,7 +161,12 @@ def read(url: str, *, sealed_by: SealingConfig | None = None) -> Books:
         int(fetch(url, "SELECT coalesce(sum(duplicates), 0) FROM events")[0][0]),
         dict(fetch(url, "SELECT reason, count(*) FROM quarantine GROUP BY reason")),
         dict(fetch(url, "SELECT state, count(*) FROM deliveries GROUP BY state")),
+        content_key(sealing.index_key or _index_key(url)),
     )
+
+
+def _index_key(url: str) -> bytes:
+    return bytes(fetch(url, f"SELECT key FROM store_keys WHERE name = '{INDEX_KEY}'")[0][0])
 
 
 def check(books: Books) -> None:
@@ -202,7 +210,7 @@ def compare_with_model(books: Books, made: list[dict[str, Any]]) -> None:
         mine = about[key.kind, key.partner_app_id, key.id]
         match state:
             case ConsentState():
-                _same_consent(key, state, mine)
+                _same_consent(key, state, mine, books.digest_key)
             case LinkState():
                 wanted = model.link(mine, key.id)
                 assert wanted == {"status": state.status, "consents": list(state.consents)}, key
@@ -226,8 +234,10 @@ def _spoken_of(payload: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield AggregateKind.PRODUCT_REQUEST, payload["requestId"]
 
 
-def _same_consent(key: AggregateKey, state: ConsentState, mine: list[dict[str, Any]]) -> None:
-    expected = model.consent((one, content_digest(orjson.dumps(one))) for one in mine)
+def _same_consent(
+    key: AggregateKey, state: ConsentState, mine: list[dict[str, Any]], digest_key: bytes
+) -> None:
+    expected = model.consent((one, content_digest(orjson.dumps(one), digest_key)) for one in mine)
     assert (state.status, state.conflict) == (expected["status"], expected["conflict"]), key
     assert list(state.permissions_granted) == expected["permissionsGranted"], key
     assert state.link_id == expected["linkId"], key

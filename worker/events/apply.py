@@ -100,6 +100,7 @@ class Applier:
             now=self._clock.now(),
             future_tolerance=self._future_tolerance,
             applications=self._applications,
+            digest_key=self._store.sealing.content_key,
         )
         return Prepared(fold.apart(batch, self._store.parallel))
 
@@ -214,11 +215,13 @@ class Applier:
             histories=histories,
             subscriptions=self._subscriptions,
             now=self._clock.now(),
+            digest_key=self._store.sealing.content_key,
             erased=erased,
         )
 
     async def _quarantine(self, arrival: Arrival, reason: Reason, detail: str) -> None:
-        entry = fold.quarantined(arrival, reason=reason, detail=detail)
+        key = self._store.sealing.content_key
+        entry = fold.quarantined(arrival, reason=reason, detail=detail, digest_key=key)
         async for attempt in _until_no_conflict():
             with attempt:
                 async with self._store.transaction() as transaction:

@@ -55,6 +55,7 @@ def decode_all(
     now: int,
     future_tolerance: int,
     applications: Mapping[str, Sequence[str]],
+    digest_key: bytes = b"",
 ) -> list[Decoded]:
     """Decode each arrival; one over which the decoder stumbles is malformed.
 
@@ -63,6 +64,7 @@ def decode_all(
         now: Unix milliseconds.
         future_tolerance: milliseconds that an eventTime may lie ahead.
         applications: source → the partner applications bound to it; empty for any.
+        digest_key: makes the digests of their contents.
     """
     decoded = []
     for arrival in arrivals:
@@ -73,6 +75,7 @@ def decode_all(
                 now=now,
                 future_tolerance=future_tolerance,
                 partner_app_ids=applications.get(arrival.source, ()),
+                digest_key=digest_key,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the others
             content = Unreadable(Reason.MALFORMED, type(error).__name__)

@@ -96,7 +96,9 @@ def sift(
         if one.arrival.quarantine_id:
             sifted.replayed.append(one.arrival.quarantine_id)
         variants = stored.setdefault(_ref(one.content), [])
-        same = next((e for e in variants if e.content == one.content.content), None)
+        same = _same(variants, one.content.content)
+        if variants and same is None:  # one that a former release stored, without a key
+            same = _same(variants, content_digest(one.arrival.body))
         if same is not None:
             sifted.duplicates[same.seq] = sifted.duplicates.get(same.seq, 0) + 1
             sifted.repeated.append(one)
@@ -105,6 +107,10 @@ def sift(
         variants.append(KnownEvent(fresh.seq, fresh.variant, one.content.content))
         sifted.fresh.append(fresh)
     return sifted
+
+
+def _same(variants: Iterable[KnownEvent], content: str) -> KnownEvent | None:
+    return next((one for one in variants if one.content == content), None)
 
 
 def apart(batch: Sequence[Decoded], parts: int) -> list[list[Decoded]]:
@@ -209,10 +215,12 @@ class Folder:
         histories: Mapping[int, Sequence[FoldedEntry]],
         subscriptions: Subscriptions,
         now: int,
+        digest_key: bytes = b"",
         erased: Collection[AggregateKey] = (),
     ) -> None:
         """`erased`: consents that are, among those that the batch's orders are for."""
         self._loaded = loaded
+        self._digest_key = digest_key
         self._now = now
         self._erased = set(erased)
         self._current = dict(loaded)
@@ -232,7 +240,12 @@ class Folder:
         self._changes.duplicates = sifted.duplicates
         self._changes.replayed = sifted.replayed
         self._changes.quarantined += [
-            quarantined(one.arrival, reason=one.content.reason, detail=one.content.detail)
+            quarantined(
+                one.arrival,
+                reason=one.content.reason,
+                detail=one.content.detail,
+                digest_key=self._digest_key,
+            )
             for one in sifted.unreadable
             if isinstance(one.content, Unreadable)
         ]
@@ -328,7 +341,7 @@ def emptied(entry: NewQuarantined) -> NewQuarantined:
     return replace(entry, body=b"")
 
 
-def quarantined(arrival: Arrival, *, reason: str, detail: str) -> NewQuarantined:
+def quarantined(arrival: Arrival, *, reason: str, detail: str, digest_key: bytes) -> NewQuarantined:
     """A quarantine entry for something that arrived and cannot be folded."""
     return NewQuarantined(
         id=new_id(),
@@ -337,7 +350,7 @@ def quarantined(arrival: Arrival, *, reason: str, detail: str) -> NewQuarantined
         source=arrival.source,
         batch_id=arrival.batch_id,
         received_at=arrival.received_at,
-        content=content_digest(arrival.body),
+        content=content_digest(arrival.body, digest_key),
         body=arrival.body,
         traceparent=arrival.traceparent,
         event_id=arrival.event_id,

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 
 from shared.config import Secret, StoreConfig
 from shared.domain.aggregates import is_erased
+from shared.domain.events import content_digest
 from shared.domain.product_request import ProductRequestState
 from shared.store.audit import audit
 from shared.store.open import open_store
@@ -100,15 +102,17 @@ def _settle(after: books.Books) -> None:
 
 async def _applied(world: SimWorld, store: Store) -> list[dict[str, object]]:
     """The events that are in the store, as they were made."""
-    stored = {one for (one,) in await store.fetch("SELECT content FROM events")}
+    name = _names(world, store)
+    stored = {name(one) for (one,) in await store.fetch("SELECT content FROM events")}
     made = [one.event for one in world.source.sent.values() if one.digest in stored]
     return [one for one in made if one is not None]
 
 
 async def _events_faults(world: SimWorld, store: Store) -> list[str]:
     """What was acknowledged is there, once; nothing is there that nobody sent."""
-    stored = Counter(one for (one,) in await store.fetch("SELECT content FROM events"))
-    kept = {one for (one,) in await store.fetch("SELECT content FROM quarantine")}
+    name = _names(world, store)
+    stored = Counter(name(one) for (one,) in await store.fetch("SELECT content FROM events"))
+    kept = {name(one) for (one,) in await store.fetch("SELECT content FROM quarantine")}
     labels = await store.fetch("SELECT content, variant, label FROM events")
     refused = await store.fetch("SELECT content FROM quarantine WHERE reason = 'refused_by_store'")
     sent = world.source.sent
@@ -125,10 +129,19 @@ async def _events_faults(world: SimWorld, store: Store) -> list[str]:
         if label != "erased" and (variant > 0) != (label == "divergent")
     ]
     faults += [
-        f"refused by the store: {sent[one].raw!r}" for (one,) in refused if one not in poison
+        f"refused by the store: {sent[name(one)].raw!r}"
+        for (one,) in refused
+        if name(one) not in poison
     ]
     faults += [f"the store took {one}" for one in poison & stored.keys()]
     return faults
+
+
+def _names(world: SimWorld, store: Store) -> Callable[[str], str]:
+    """From the digest that the store keeps to the one by which the source knows what it sent."""
+    key = store.sealing.content_key
+    known = {content_digest(told.raw, key): one for one, told in world.source.sent.items()}
+    return lambda stored: known.get(stored, stored)
 
 
 async def _told_faults(world: SimWorld, store: Store, erased: set[str]) -> list[str]:

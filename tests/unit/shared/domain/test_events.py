@@ -271,6 +271,13 @@ def test_the_content_is_the_same_for_any_order_of_keys_and_white_space() -> None
     assert content_digest(b'{"a":1}') != content_digest(b'{"a":1.0}')
 
 
+def test_without_its_key_nobody_can_try_out_what_a_content_was() -> None:
+    body = ev.raw("link_created")
+    keyed = read(body, digest_key=b"k" * 32).content
+    assert keyed == content_digest(body, b"k" * 32)
+    assert keyed not in (content_digest(body), content_digest(body, b"l" * 32))
+
+
 def test_content_that_one_parser_refuses_still_has_a_digest() -> None:
     assert content_digest(b'{"a":1e400}') != content_digest(b'{"a":2e400}')
 

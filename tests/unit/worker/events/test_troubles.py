@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.config import Config
+from shared.config import Config, SealingConfig
 from shared.domain.keys import AggregateKey
 from shared.errors import (
     SchemaError,
@@ -17,6 +17,7 @@ from shared.errors import (
     StoreUnavailableError,
 )
 from shared.store.rows import Changes
+from shared.store.seals import Sealing
 from tests.support.clock import ManualClock
 from worker.events.apply import CONFLICT_PATIENCE, MAX_CONFLICTS, Applier
 from worker.events.arrivals import Arrival
@@ -31,6 +32,7 @@ class Trouble:
 
     step = 0.02
     parallel = 1
+    sealing = Sealing(SealingConfig())
 
     def __init__(self, *faults: Exception) -> None:
         self.faults = list(faults)
