@@ -12,6 +12,7 @@ import click
 from msgspec import Struct
 
 from console.context import NO, Context, iso, json_option, pass_context, run
+from console.spool import is_elsewhere, look_into, why_unseen
 from shared.broker.depth import QueueDepth, depths, serves
 from shared.clock import SystemClock
 from shared.config import Config
@@ -90,11 +91,12 @@ async def _examine(context: Context) -> list[Finding]:
     except ConfigError as error:
         return [Finding("configuration", ok=False, found=str(error), remedy=_MEND)]
     looks = (
-        _sources, _endpoints, _broker, _store, _sealing, _spool,
+        _sources, _endpoints, _broker, _store, _sealing, _disk,
     )  # fmt: skip
     findings = [Finding("configuration", ok=True, found="can be read")]
     findings += [await look(config) for look in looks]
-    return [*findings, await _clock(config, now=context.clock.now())]
+    now = context.clock.now()
+    return [*findings, _spool(config, now=now), await _clock(config, now=now)]
 
 
 async def _sources(config: Config) -> Finding:
@@ -267,7 +269,20 @@ def _names(folder: Path) -> list[str]:
     return [one.name for one in folder.iterdir()] if folder.is_dir() else []
 
 
-async def _spool(config: Config) -> Finding:
+def _spool(config: Config, *, now: int) -> Finding:
+    """A machine without a receiver has no spool, and that is no fault of it."""
+    found = look_into(config, now=now)
+    if found is not None:
+        said = f"{found.events} events in {config.receiver.spool}"
+        return Finding("spool", ok=True, found=said)
+    said = f"not read: {why_unseen(config)}"
+    if is_elsewhere(config):
+        return Finding("spool", ok=True, found=said)
+    remedy = "look as the receiver's user; else see Spool damaged in deploy/runbooks.md"
+    return Finding("spool", ok=False, found=said, remedy=remedy)
+
+
+async def _disk(config: Config) -> Finding:
     folder = Path(config.receiver.spool)
     place = next((one for one in (folder, *folder.parents) if one.exists()), Path())
     try:

@@ -4,13 +4,13 @@ import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
 from console.context import NO, Context, iso, json_option, pass_context, run
+from console.spool import is_elsewhere, look_into, why_unseen
 from shared.broker.depth import QueueDepth, depths
 from shared.broker.statistics import unacknowledged
 from shared.broker.topology import CALLBACKS, QUEUES
@@ -30,7 +30,6 @@ from shared.store.queries import (
     Queries,
     TransitionRow,
 )
-from shared.store.spool import measure_spool
 
 KINDS = {"link": AggregateKind.LINK, "consent": AggregateKind.CONSENT,
          "product-request": AggregateKind.PRODUCT_REQUEST}  # fmt: skip
@@ -59,16 +58,18 @@ def status(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click pas
                 for one in answer["queues"]
             ),
         )  # fmt: skip
-        spool = answer["spool"] or {}
-        context.table("Spool", ("events", "bytes", "oldest age (s)"), [list(spool.values())])
+        if spool := answer["spool"]:
+            context.table("Spool", ("events", "bytes", "oldest age (s)"), [list(spool.values())])
         for title in ("events", "quarantine", "deliveries"):
             context.table(title.title(), ("", "count"), (answer[title] or {}).items())
         for name in answer["unavailable"]:
-            click.echo(f"cannot be read: {name}")
+            why = f": {why_unseen(context.config)}" if name == "spool" else ""
+            click.echo(f"cannot be read: {name}{why}")
 
     context.show(answer, as_json=as_json, human=human)
-    if any(not name.endswith(("unacknowledged", "oldestAgeSeconds"))
-           for name in answer["unavailable"]):  # fmt: skip
+    elsewhere = ("spool",) if is_elsewhere(context.config) else ()
+    allowed = ("unacknowledged", "oldestAgeSeconds", *elsewhere)
+    if any(not name.endswith(allowed) for name in answer["unavailable"]):
         sys.exit(NO)
 
 
@@ -99,7 +100,7 @@ async def status_answer(
     except CorreioError:
         answer["unavailable"] += ["events", "quarantine", "deliveries"]
     answer["queues"] = await _queues(context.config.broker, oldest, ages, answer["unavailable"])
-    spool = measure_spool(Path(context.config.receiver.spool), now=context.clock.now())
+    spool = look_into(context.config, now=context.clock.now())
     if spool is None:
         answer["unavailable"].append("spool")
     else:

@@ -1,16 +1,15 @@
 """``correio reconcile``: do the books balance?"""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from console.context import NO, Context, json_option, pass_context, run
+from console.spool import look_into, why_unseen
 from shared.broker.depth import depths
 from shared.errors import CorreioError
 from shared.store.audit import Check, audit
-from shared.store.spool import measure_spool
 
 
 @click.command()
@@ -27,18 +26,24 @@ def reconcile(context: Context, late_after: float, as_json: bool) -> None:  # no
     checks = run(_audited(context, late_after))
     balanced = all(one.ok for one in checks)
     beside = run(_beside(context))
+    unavailable = [name for name, count in beside.items() if count is None]
     answer = {
         "balanced": balanced,
         "checks": [
             {"name": c.name, "ok": c.ok, "expected": c.expected, "found": c.found} for c in checks
         ],
         "beside": beside,
+        "unavailable": unavailable,
     }
 
     def human() -> None:
         rows = (("ok" if c.ok else "FAILED", c.name, c.expected, c.found) for c in checks)
         context.table("Books", ("", "check", "expected", "found"), rows)
-        context.table("Still under way", ("where", "messages"), beside.items())
+        seen = [one for one in beside.items() if one[1] is not None]
+        context.table("Still under way", ("where", "messages"), seen)
+        for name in unavailable:
+            why = f": {why_unseen(context.config)}" if name == "spool" else ""
+            click.echo(f"cannot be read: {name}{why}")
         click.echo("balanced" if balanced else "NOT balanced")
 
     context.show(answer, as_json=as_json, human=human)
@@ -53,7 +58,7 @@ async def _audited(context: Context, late_after: float) -> list[Check]:
 
 async def _beside(context: Context) -> dict[str, Any]:
     """What still lies in spool and queues; None where it cannot be read."""
-    spool = measure_spool(Path(context.config.receiver.spool), now=context.clock.now())
+    spool = look_into(context.config, now=context.clock.now())
     beside: dict[str, Any] = {"spool": spool.events if spool else None}
     try:
         beside |= {one.name: one.ready for one in await depths(context.config.broker.url)}

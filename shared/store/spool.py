@@ -20,13 +20,18 @@ class SpoolMeasure(Struct, frozen=True):
 
 
 def measure_spool(folder: Path, *, now: int) -> SpoolMeasure | None:
-    """Sum up the spool files of a folder; None if one of them cannot be read.
+    """Sum up the spool files of a folder; None if it or one of them cannot be read.
 
-    A folder that does not exist holds nothing: no receiver has ever needed it.
+    A receiver makes its folder when it starts: one that does not exist says nothing of the
+    receivers, which may have disks of their own.
     """
     events = size = 0
     oldest: int | None = None
-    for path in sorted(folder.glob("spool-*.db")):
+    try:
+        paths = sorted(one for one in folder.iterdir() if one.match("spool-*.db"))
+    except OSError:
+        return None
+    for path in paths:
         try:
             database = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
             try:

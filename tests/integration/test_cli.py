@@ -155,6 +155,27 @@ async def test_status_without_broker_and_store_says_so(tmp_path: Path) -> None:
     assert all(one["ready"] is None for one in status["queues"])
 
 
+async def test_a_spool_that_is_not_on_this_machine_is_unavailable_and_no_fault(
+    correio: Cli, filled: Store
+) -> None:
+    (correio.path.parent / "spool").rmdir()
+    status = await correio("status")
+    assert status["spool"] is None
+    assert "spool" in status["unavailable"]
+    assert "cannot be read: spool: there is no folder" in await correio.text("status")
+    books = await correio("reconcile")
+    assert books["balanced"]
+    assert (books["beside"]["spool"], books["unavailable"]) == (None, ["spool"])
+    assert "cannot be read: spool: there is no folder" in await correio.text("reconcile")
+
+
+async def test_a_spool_file_that_cannot_be_read_is_a_no(correio: Cli, filled: Store) -> None:
+    (correio.path.parent / "spool" / "spool-1.db").write_bytes(b"this is no database" * 100)
+    status = await correio("status", exits=1)
+    assert (status["spool"], status["unavailable"][-1]) == (None, "spool")
+    assert "cannot be read: spool: a file in" in await correio.text("status", exits=1)
+
+
 async def test_what_is_in_quarantine_is_found_by_its_event_id(correio: Cli, store: Store) -> None:
     body = ev.dump(ev.event("consent_authorised", at=1) | {"eventName": "consent_revived"})
     arrival = Arrival(body, "klavi", "b", ev.EPOCH, event_id="known-to-the-source")
@@ -300,7 +321,7 @@ async def test_balanced_books(correio: Cli, filled: Store) -> None:
     answer = await correio("reconcile")
     assert answer["balanced"]
     assert all(one["ok"] and one["expected"] == one["found"] for one in answer["checks"])
-    assert answer["beside"]["spool"] == 0
+    assert (answer["beside"]["spool"], answer["unavailable"]) == (0, [])
 
 
 @pytest.mark.parametrize(

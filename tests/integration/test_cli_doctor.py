@@ -138,9 +138,26 @@ async def test_doctor_names_values_that_only_one_kind_of_process_would_refuse(
 
 
 async def test_doctor_names_a_damaged_spool(correio: Cli) -> None:
-    (correio.path.parent / "spool").mkdir()
     (correio.path.parent / "spool" / "damaged-1.db").touch()
     assert "damaged" in (await _fault(correio, "disk"))["found"]
+
+
+async def test_doctor_tells_a_spool_that_is_elsewhere_from_one_that_cannot_be_read(
+    correio: Cli,
+) -> None:
+    folder = correio.path.parent / "spool"
+    assert await _found(correio, "spool") == f"0 events in {folder}"
+    (folder / "spool-1.db").write_bytes(b"this is no database" * 100)
+    assert "Spool damaged" in (await _fault(correio, "spool"))["remedy"]
+    shutil.rmtree(folder)
+    assert f"not read: there is no folder {folder} here" in await _found(correio, "spool")
+
+
+async def _found(correio: Cli, name: str) -> str:
+    answer = await correio("doctor")
+    assert answer["healthy"]
+    (found,) = [one["found"] for one in answer["findings"] if one["name"] == name]
+    return str(found)
 
 
 async def test_doctor_names_a_wrong_clock(

@@ -44,7 +44,8 @@ class Cli:
 
 
 def set_up(folder: Path, broker: str, store: str) -> Cli:
-    """``correio`` with one source and one endpoint."""
+    """``correio`` with one source and one endpoint, on a machine where a receiver has run."""
+    (folder / "spool").mkdir(exist_ok=True)
     return Cli(write_config(
         folder,
         broker={"url": broker, "connect_timeout": 2.0},

@@ -221,6 +221,15 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     run("systemd-analyze", "verify", "--man=no", *made)
 
 
+def test_the_console_looks_where_the_receiver_of_its_machine_spools() -> None:
+    texts = {one.stem: one.read_text() for one in UNITS}
+    spools = {
+        name: re.findall(r"CORREIO_RECEIVER__SPOOL=(\S+)", texts[f"correio-{name}"])
+        for name in ("receiver", "console")
+    }
+    assert spools["receiver"] == spools["console"] == ["/var/lib/correio/spool"]
+
+
 def test_every_unit_is_hardened_alike() -> None:
     tails = {one.read_text().partition("NoNewPrivileges")[2].partition("\n\n[Install]")[0].strip()
              for one in UNITS}  # fmt: skip
