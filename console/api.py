@@ -36,7 +36,7 @@ PAGE = 100
 """Rows of a list."""
 
 COUNTED = 10_000
-"""Deliveries of a list are counted up to here; beyond it there are just more."""
+"""What a list is cut from is counted up to here; beyond it there are just more."""
 
 POINTS = 720
 """Points of a chart at most; a longer history is thinned out."""
@@ -180,13 +180,18 @@ class Api:
         return found if found["events"] or found["transitions"] else None
 
     async def quarantine(self, request: web.Request, context: Context) -> Any:
-        """Entries by reason and status."""
-        asked = request.query
+        """Entries by reason and status, newest first, and how many there are."""
+        reason, status = request.query.get("reason", ""), request.query.get("status", "open")
         async with context.queries() as queries:
-            rows = await queries.quarantine(
-                reason=asked.get("reason", ""), status=asked.get("status", "open"), limit=PAGE
+            count = await queries.count_quarantine(
+                reason=reason, status=status, at_most=COUNTED + 1
             )
-        return {"entries": [entry_answer(one) for one in rows]}
+            rows = await queries.quarantine(reason=reason, status=status, limit=PAGE)
+        return {
+            "count": min(count, COUNTED),
+            "more": count > COUNTED,
+            "entries": [entry_answer(one) for one in rows],
+        }
 
     async def entry(self, request: web.Request, context: Context) -> Any:
         """One entry with its body, tax ids masked unless the operator may see them and asks to.
@@ -234,10 +239,9 @@ class Api:
         async with context.queries() as queries:
             count = await queries.count_deliveries(wanted, at_most=COUNTED + 1)
             rows = await queries.deliveries(wanted, limit=PAGE)
-        more = count > COUNTED
         return {
             "count": min(count, COUNTED),
-            "more": more,
+            "more": count > COUNTED,
             "deliveries": [row_answer(one) for one in rows],
         }
 
@@ -300,15 +304,16 @@ class Api:
         return {"id": name, "status": status.value}
 
     async def audit(self, _request: web.Request, context: Context) -> Any:
-        """Who did what, newest first."""
+        """Who did what, newest first, and whether there is more."""
         async with context.queries() as queries:
-            rows = await queries.notes(limit=PAGE)
+            rows = await queries.notes(limit=PAGE + 1)
         return {
+            "more": len(rows) > PAGE,
             "notes": [
                 {"at": iso(one.at), "actor": one.actor, "action": one.action,
                  "target": one.target, "detail": one.detail}
-                for one in rows
-            ]
+                for one in rows[:PAGE]
+            ],
         }  # fmt: skip
 
 

@@ -154,6 +154,7 @@ class _Door:
             {
                 "operator": session.operator.name,
                 "readOnly": session.operator.read_only,
+                "mayUnmask": session.operator.may_unmask,
                 "csrf": session.csrf,
                 "loginRequired": self._gate.login_required,
             }

@@ -171,14 +171,37 @@ async function change(path, body, { title, verb, noun }) {
   return done;
 }
 
-const button = (text, work) => h("button", { type: "button", disabled: session.readOnly,
-  onclick: (event) => attempt(async () => {
+const button = (text, work, { reads = false } = {}) => h("button", { type: "button",
+  disabled: session.readOnly && !reads, onclick: (event) => attempt(async () => {
     event.target.disabled = true;
     try { await work(); } finally { event.target.disabled = false; }
   }) }, text);
 
+// What a list is cut from; said to screen readers, too, whenever it changes.
+const tally = () => h("p", { id: "tally", "aria-live": "polite" });
+
+function cut(shown, { count, more }, noun) {
+  if (shown === count && !more) return `${count} ${noun}.`;
+  return `The newest ${shown} of ${more ? "more than " : ""}${count} ${noun}; narrow the filter to see others.`;
+}
+
+async function showBody(id) {
+  const entry = await call(`quarantine/${id}`);
+  const text = h("pre", { tabindex: "0", role: "region", "aria-label": "Body" }, entry.body);
+  const failed = h("p", { class: "bad", role: "alert" });
+  const unmask = h("button", { type: "button", onclick: async () => {
+    try {
+      text.textContent = (await call(`quarantine/${id}?unmask=1`)).body;
+      text.focus();
+      unmask.remove();
+    } catch (error) { failed.textContent = error instanceof Refused ? error.message : "The console does not answer."; }
+  } }, "Show what is masked (this is recorded)");
+  await ask(`Entry ${id}`, [text, failed, session.mayUnmask ? unmask : null], "Close", null);
+}
+
 async function quarantine() {
   const list = h("div");
+  const found = tally();
   const form = h("form", { onsubmit: (event) => { event.preventDefault(); attempt(show); } },
     field("reason", "reason"),
     choice("status", "status", [["open", "open"], ["replayed", "replayed"], ["discarded", "discarded"], ["", "any"]], "open"),
@@ -207,7 +230,8 @@ async function quarantine() {
     await show();
   };
   async function show() {
-    const { entries } = await call(`quarantine?status=${form.elements.status.value}&reason=${encodeURIComponent(form.elements.reason.value)}`);
+    const { entries, ...all } = await call(`quarantine?status=${form.elements.status.value}&reason=${encodeURIComponent(form.elements.reason.value)}`);
+    found.textContent = cut(entries.length, all, "entries");
     const reasons = [...new Set(entries.filter((one) => one.status === "open").map((one) => one.reason))];
     list.replaceChildren(
       h("div", { class: "buttons" }, reasons.map((reason) => [
@@ -215,17 +239,15 @@ async function quarantine() {
         button(`Discard all ${reason}`, discard({ reason }, `Discard ${reason} for good`))])),
       table("Quarantine", ["received", "reason", "detail", "source", "seen", "status", ""], entries.map((one) => [
         one.receivedAt, one.reason, one.detail, one.source, one.seen, one.status,
-        [button("Body", async () => {
-          const entry = await call(`quarantine/${one.id}`);
-          await ask(`Entry ${one.id}`, h("pre", {}, entry.body), "Close", null);
-        }), " ", one.status === "open" ? button("Replay", replay({ ids: [one.id] }, "Replay this entry")) : null]])));
+        [button("Body", () => showBody(one.id), { reads: true }), " ", one.status === "open" ? button("Replay", replay({ ids: [one.id] }, "Replay this entry")) : null]])));
   }
-  main.replaceChildren(h("h2", {}, "Quarantine"), form, progress, list);
+  main.replaceChildren(h("h2", {}, "Quarantine"), form, progress, found, list);
   await show();
 }
 
 async function deliveries(rest) {
   const list = h("div");
+  const tallied = tally();
   const progress = h("div", { id: "progress", "aria-live": "polite" });
   const form = h("form", { onsubmit: (event) => { event.preventDefault(); attempt(show); } },
     choice("state", "state", [["", "any"], ...["exhausted", "held", "retrying", "pending", "delivered", "cancelled"].map((s) => [s, s])], "exhausted"),
@@ -252,7 +274,8 @@ async function deliveries(rest) {
   }
   async function show() {
     const found = await call(`deliveries?${query(form)}`);
-    list.replaceChildren(h("p", {}, `${found.more ? "More than " : ""}${found.count} deliveries.`),
+    tallied.textContent = cut(found.deliveries.length, found, "deliveries");
+    list.replaceChildren(
       h("div", { class: "buttons" },
         button("Replay the exhausted of this filter", () => replay(meant())),
         button("Cancel what waits of this filter", async () => {
@@ -264,7 +287,7 @@ async function deliveries(rest) {
           one.version, one.state, one.attempts, [dash(one.lastOutcome), " ", one.lastError ?? ""],
           one.state === "exhausted" ? button("Replay", () => replay({ ids: [one.id] })) : ""])));
   }
-  main.replaceChildren(h("h2", {}, "Deliveries"), form, progress, list);
+  main.replaceChildren(h("h2", {}, "Deliveries"), form, progress, tallied, list);
   await show();
 }
 
@@ -298,8 +321,9 @@ async function endpoints() {
 }
 
 async function audit() {
-  const { notes } = await call("audit");
-  main.replaceChildren(h("h2", {}, "Record of who did what"), table("Record", ["at", "who", "what", "to what", "detail"],
+  const { notes, more } = await call("audit");
+  main.replaceChildren(h("h2", {}, "Record of who did what"),
+    more ? h("p", {}, `The newest ${notes.length} entries; there are older ones.`) : "", table("Record", ["at", "who", "what", "to what", "detail"],
     notes.map((one) => [one.at, one.actor, one.action, one.target, one.detail])));
 }
 

@@ -74,7 +74,7 @@ export function say(text) { document.getElementById("said").textContent = text; 
 export function ask(title, body, verb, instead = "Leave it") {
   const dialog = document.getElementById("ask");
   document.getElementById("ask-title").textContent = title;
-  document.getElementById("ask-body").replaceChildren(h("p", {}, body));
+  document.getElementById("ask-body").replaceChildren(h("div", {}, body));
   return new Promise((resolve) => {
     const end = (answer) => { dialog.close(); resolve(answer); };
     document.getElementById("ask-buttons").replaceChildren(

@@ -109,6 +109,12 @@ _QUARANTINE = (
 )
 
 
+def _entries(reason: str, status: str) -> tuple[str, list[str]]:
+    """The condition on quarantine entries, and its values; an empty member does not restrict."""
+    given = [(one, value) for one, value in (("reason", reason), ("status", status)) if value]
+    return " AND ".join(["1 = 1", *(f"{one} = ?" for one, _ in given)]), [v for _, v in given]
+
+
 class Queries(DeliveryLists):
     """Every question and command of the console."""
 
@@ -221,15 +227,20 @@ class Queries(DeliveryLists):
         self, *, reason: str = "", status: str = "open", limit: int = 100
     ) -> list[QuarantineRow]:
         """Quarantine entries, newest first; an empty member does not restrict."""
-        terms, values = ["1 = 1"], list[Any]()
-        for column, value in (("reason = ?", reason), ("status = ?", status)):
-            if value:
-                terms.append(column)
-                values.append(value)
+        where, values = _entries(reason, status)
         rows = await self._store.fetch(
-            f"{_QUARANTINE} WHERE {' AND '.join(terms)} ORDER BY id DESC LIMIT ?", (*values, limit)
+            f"{_QUARANTINE} WHERE {where} ORDER BY id DESC LIMIT ?", (*values, limit)
         )
         return [QuarantineRow(*row) for row in rows]
+
+    async def count_quarantine(self, *, reason: str, status: str, at_most: int) -> int:
+        """How many entries there are of these; counting ends at `at_most`."""
+        where, values = _entries(reason, status)
+        ((count,),) = await self._store.fetch(
+            f"SELECT count(*) FROM (SELECT 1 FROM quarantine WHERE {where} LIMIT ?) AS found",
+            (*values, at_most),
+        )
+        return int(count)
 
     async def quarantined(self, entry_id: str) -> tuple[QuarantineRow, bytes, str] | None:
         """One entry with its body and its traceparent."""

@@ -21,6 +21,8 @@ from tests.support.world import CALLBACKS, Listener, World, world
 
 TOKEN = "a-token-of-more-than-twenty-characters"
 READER = "another-token-of-more-than-twenty-characters"
+TRUSTED = "a-third-token-of-more-than-twenty-characters"
+CPF = "25872252137"
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -67,6 +69,7 @@ async def everything(
         operator=[
             {"name": "ana", "secrets": [TOKEN]},
             {"name": "rui", "secrets": [READER], "read_only": True},
+            {"name": "eva", "secrets": [TRUSTED], "read_only": True, "may_unmask": True},
         ],
     ) as made:  # fmt: skip
         yield made
@@ -173,7 +176,7 @@ async def test_an_operator_acts(everything: World, browsed: Browsed) -> None:
 
 async def expect_open(made: World, count: int) -> None:
     async def open_now() -> bool:
-        _, out, _ = await correio(made.config, "quarantine", "list", "--json")
+        _, out, _ = await correio(made.config, "quarantine", "list", "--limit", "200", "--json")
         return len(orjson.loads(out)["entries"]) == count
 
     await until_async(open_now)
@@ -210,6 +213,51 @@ async def test_who_may_only_look_cannot_act(everything: World, browsed: Browsed)
     await page.get_by_role("button", name="Log out").click()
     await expect(page.get_by_label("Token")).to_be_visible()
     assert await page.evaluate("fetch('/api/overview').then((a) => a.status)") == 401
+
+
+async def test_a_body_is_read_by_all_and_in_full_by_who_may(
+    everything: World, browsed: Browsed
+) -> None:
+    page, dialog = browsed.page, browsed.page.get_by_role("dialog")
+    bad = orjson.dumps([{"eventName": "unheard_of", "eventId": "q1", "taxId": CPF}])
+    assert (await ask(Listener(everything.port), request(bad))).status == 200
+    await expect_open(everything, 1)
+    unmask = dialog.get_by_role("button", name="Show what is masked")
+    for token, may in ((READER, False), (TRUSTED, True)):
+        await log_in(browsed, token)
+        await browsed.view("Quarantine")
+        await expect(page.get_by_role("button", name="Replay", exact=True)).to_be_disabled()
+        await page.get_by_role("button", name="Body").press("Enter")
+        body = dialog.get_by_role("region", name="Body")
+        await expect(body).to_contain_text("***.722.521-**")
+        await expect(unmask).to_have_count(int(may))
+        await browsed.axe()
+        if may:
+            await unmask.press("Enter")
+            await expect(body).to_contain_text(CPF)
+            await expect(body).to_be_focused()
+            await expect(unmask).to_be_hidden()
+        await page.get_by_role("button", name="Close").press("Enter")
+        await expect(dialog).to_be_hidden()
+        await browsed.view("Record")
+        await expect(page.get_by_role("cell", name="quarantine.unmask")).to_have_count(int(may))
+        await page.get_by_role("link", name="Overview").click()  # where the next one begins
+        await page.get_by_role("button", name="Log out").click()
+
+
+async def test_a_list_that_is_cut_says_so(everything: World, browsed: Browsed) -> None:
+    page = browsed.page
+    bad = [{"eventName": "unheard_of", "eventId": f"q{n}"} for n in range(101)]
+    assert (await ask(Listener(everything.port), request(orjson.dumps(bad)))).status == 200
+    await expect_open(everything, 101)
+    await log_in(browsed)
+    await browsed.view("Quarantine")
+    said = page.get_by_text("The newest 100 of 101 entries; narrow the filter to see others.")
+    await expect(said).to_be_visible()
+    await browsed.axe()
+    await page.get_by_label("reason").fill("malformed")
+    await page.get_by_role("button", name="Show", exact=True).press("Enter")
+    await expect(page.get_by_text("0 entries.")).to_be_visible()
 
 
 async def test_the_page_is_small_and_fits_a_phone(browsed: Browsed) -> None:

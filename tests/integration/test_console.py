@@ -10,6 +10,7 @@ import orjson
 import pytest
 from prometheus_client import REGISTRY
 
+from console import api
 from console.app import FILES
 from console.look import status_answer
 from console.metrics import show
@@ -255,6 +256,44 @@ async def test_what_is_masked_is_shown_in_full_to_few_and_each_look_is_recorded(
         (note,) = (await page.get("audit"))[1]["notes"]
     assert (note["actor"], note["action"]) == ("eva@console", "quarantine.unmask")
     assert entry["id"] in str(note)
+
+
+async def test_a_page_is_told_whom_it_may_show_what(guarded: Served) -> None:
+    for token, may in ((TOKEN, False), (READER, False), (TRUSTED, True)):
+        page = guarded.page()
+        async with page.http:
+            await page.enter(token)
+            assert (await page.get("session"))[1]["mayUnmask"] is may
+
+
+async def test_a_list_that_is_cut_says_how_much_there_is(
+    guarded: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = guarded.service.config
+    store = open_store(StoreConfig(url=config.store.url))
+    await store.start()
+    made = [orjson.dumps({"eventName": "unheard_of", "eventId": f"q{n}"}) for n in range(2, 5)]
+    await Applier(store, config, clock=SystemClock()).apply([
+        Arrival(one, "klavi", "batch", 2_000) for one in made
+    ])  # fmt: skip
+    await store.close()
+    monkeypatch.setattr(api, "PAGE", 2)
+    page = guarded.page()
+    async with page.http:
+        await page.enter(TOKEN)
+        whole = (await page.get("quarantine"))[1]
+        assert (len(whole["entries"]), whole["count"], whole["more"]) == (2, 4, False)
+        assert (await page.get("quarantine?reason=unheard"))[1]["count"] == 0
+        assert (await page.get("deliveries"))[1]["count"] > 2
+        for _ in range(3):
+            await page.post("endpoints/crm/pause")
+        monkeypatch.setattr(api, "COUNTED", 3)
+        cut = (await page.get("quarantine"))[1]
+        assert (len(cut["entries"]), cut["count"], cut["more"]) == (2, 3, True)
+        notes = (await page.get("audit"))[1]
+        assert (len(notes["notes"]), notes["more"]) == (2, True)
+        monkeypatch.setattr(api, "PAGE", 3)
+        assert (await page.get("audit"))[1]["more"] is False
 
 
 async def test_the_page_brings_everything_with_it(guarded: Served) -> None:
