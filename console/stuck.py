@@ -80,12 +80,10 @@ def _deliveries(status: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]
             found.append(Finding("late", "critical", what, command, "deliveries"))
     for one in endpoints:
         name, states = one["id"], one["deliveries"]
-        if one["status"] == "removed":  # nothing can be resumed
-            if held := states.get("held"):
-                what = f"{name} is no longer configured; {held} deliveries are held for it."
-                command = f"correio deliveries cancel --endpoint {name} --yes"
-                found.append(Finding(f"held.{name}", "warning", what, command, "deliveries"))
-        elif one["status"] != "enabled" or states.get("held"):
+        if one["status"] == "removed":
+            found += _removed(name, states)
+            continue
+        if one["status"] != "enabled" or states.get("held"):
             what = f"{name} is {one['status']}; {states.get('held', 0)} deliveries are held for it."
             command = f"correio endpoints resume {name}"
             found.append(Finding(f"held.{name}", "warning", what, command, "endpoints"))
@@ -93,6 +91,19 @@ def _deliveries(status: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]
             what = f"{states['exhausted']} deliveries to {name} are exhausted."
             command = f"correio deliveries replay --endpoint {name} --yes"
             found.append(Finding(f"exhausted.{name}", "warning", what, command, "deliveries"))
+    return found
+
+
+def _removed(name: str, states: Mapping[str, int]) -> list[Finding]:
+    """Nothing can be resumed, and what is replayed would be held: both can be cancelled."""
+    command = f"correio deliveries cancel --endpoint {name} --yes"
+    found = []
+    if held := states.get("held"):
+        what = f"{name} is no longer configured; {held} deliveries are held for it."
+        found.append(Finding(f"held.{name}", "warning", what, command, "deliveries"))
+    if exhausted := states.get("exhausted"):
+        what = f"{exhausted} deliveries to {name}, no longer configured, are exhausted."
+        found.append(Finding(f"exhausted.{name}", "warning", what, command, "deliveries"))
     return found
 
 

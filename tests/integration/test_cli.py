@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from console.context import Context
+from console.stuck import find_stuck
 from shared.broker import topology
 from shared.broker.depth import depths
 from shared.clock import SystemClock
@@ -290,6 +291,21 @@ async def test_waiting_deliveries_can_be_cancelled(correio: Cli, filled: Store) 
     assert dry == {"count": before, "dryRun": True}
     await correio("deliveries", "cancel", "--type", "link.created", "--yes")
     listed = await correio("deliveries", "list", "--type", "link.created")
+    assert {one["state"] for one in listed["deliveries"]} == {"cancelled"}
+
+
+async def test_what_is_exhausted_for_a_removed_endpoint_is_freed_by_the_command_named(
+    correio: Cli, filled: Store
+) -> None:
+    count = await exhaust(filled)
+    correio.path.write_text(correio.path.read_text().replace('"crm"', '"erp"'))
+    (gone,) = [one for one in (await correio("endpoints", "list"))["endpoints"]
+               if one["status"] == "removed"]  # fmt: skip
+    (found,) = find_stuck(await correio("status") | {"queues": [], "quarantine": {}}, [gone])
+    assert found.what == f"{count} deliveries to crm, no longer configured, are exhausted."
+    _, *command = found.command.split()
+    assert (await correio(*command))["count"] == count
+    listed = await correio("deliveries", "list", "--endpoint", "crm")
     assert {one["state"] for one in listed["deliveries"]} == {"cancelled"}
 
 

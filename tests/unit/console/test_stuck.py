@@ -49,6 +49,8 @@ def test_nothing_is_stuck_when_all_is_well() -> None:
          "correio deliveries cancel --endpoint crm --yes"),
         (status(), [endpoint(exhausted=2)], "exhausted.crm",
          "correio deliveries replay --endpoint crm --yes"),
+        (status(), [endpoint("removed", exhausted=2)], "exhausted.crm",
+         "correio deliveries cancel --endpoint crm --yes"),
         (status(quarantine={"unknown_event": 3}), [], "quarantine.unknown_event",
          "correio quarantine list --reason unknown_event"),
     ],
