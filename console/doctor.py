@@ -15,7 +15,7 @@ from console.context import NO, Context, iso, json_option, pass_context, run
 from console.spool import is_elsewhere, look_into, why_unseen
 from shared.broker.depth import QueueDepth, depths, serves
 from shared.clock import SystemClock
-from shared.config import Config
+from shared.config import DEFAULT_FILE, FILE_VARIABLE, Config, config_file
 from shared.eraser import Eraser
 from shared.errors import (
     BrokerUnavailableError,
@@ -44,6 +44,11 @@ CLOCK_TOLERANCE = 5.0
 
 _OLDEST_PAYLOAD = "SELECT received_at, body FROM payloads ORDER BY seq LIMIT 1"
 _MEND = "mend the field named; deploy/config.example.toml shows every field"
+
+_NO_FILE = (
+    f"no file is named and no {DEFAULT_FILE} lies in {{folder}}; "
+    "the environment and the defaults hold"
+)
 
 _TLS_REMEDY = (
     "let {parameter} in {field} name a file with the certificate of the authority that signed the "
@@ -86,14 +91,18 @@ def doctor(context: Context, as_json: bool) -> None:  # noqa: FBT001 - click pas
 
 
 async def _examine(context: Context) -> list[Finding]:
+    file = config_file()
     try:
         config = context.config
     except ConfigError as error:
-        return [Finding("configuration", ok=False, found=str(error), remedy=_MEND)]
+        there = file is None or file.exists()
+        remedy = _MEND if there else f"put the file there, or let {FILE_VARIABLE} name another"
+        return [Finding("configuration", ok=False, found=str(error), remedy=remedy)]
     looks = (
         _sources, _endpoints, _broker, _store, _sealing, _disk,
     )  # fmt: skip
-    findings = [Finding("configuration", ok=True, found="can be read")]
+    found = f"read from {file}" if file else _NO_FILE.format(folder=Path.cwd())
+    findings = [Finding("configuration", ok=True, found=found)]
     findings += [await look(config) for look in looks]
     now = context.clock.now()
     return [*findings, _spool(config, now=now), await _clock(config, now=now)]

@@ -258,6 +258,13 @@ SECTIONS: tuple[str, ...] = (
 )  # fmt: skip
 
 
+def config_file(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The file that `load_config` reads; None if none is named and none lies in this folder."""
+    named = (os.environ if environ is None else environ).get(FILE_VARIABLE)
+    path = Path(named or DEFAULT_FILE)
+    return path if named or path.exists() else None
+
+
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
     """Read the file named by ``CORREIO_CONFIG`` and lay the environment over it.
 
@@ -265,11 +272,10 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
         ConfigError: naming the field, where its value came from, and what is allowed.
     """
     environ = os.environ if environ is None else environ
-    named = environ.get(FILE_VARIABLE)
-    path = Path(named or DEFAULT_FILE)
+    path = config_file(environ)
     tree: dict[str, Any] = {}
     origin = "the defaults"
-    if named or path.exists():
+    if path is not None:
         tree, origin = _read_file(path), str(path)
     origins = _overlay(tree, environ)
     _read_secret_files(tree, origin)

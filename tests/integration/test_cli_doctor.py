@@ -1,7 +1,9 @@
 """``correio doctor``: each broken set-up gets its cause and its remedy."""
 
 import asyncio
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import apsw
@@ -95,6 +97,27 @@ async def test_doctor_names_a_configuration_that_cannot_be_read(correio: Cli) ->
     correio.path.write_text('[receiver]\nport = "many"\n')
     answer = await correio("doctor", exits=1)
     assert "receiver.port" in answer["findings"][0]["found"]
+
+
+async def test_doctor_says_which_file_was_read(correio: Cli, tmp_path: Path) -> None:
+    assert await _found(correio, "configuration") == f"read from {correio.path}"
+    missing = Cli(tmp_path / "none.toml")
+    fault = await _fault(missing, "configuration")
+    assert fault["found"] == f"{missing.path}: no such file; CORREIO_CONFIG names it"
+    assert fault["remedy"].startswith("put the file there, or let CORREIO_CONFIG name another")
+
+
+async def test_doctor_says_that_no_file_was_read(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "console.cli", "doctor",
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]),
+             "CORREIO_BROKER__URL": "amqp://127.0.0.1:1/"},
+        cwd=tmp_path, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 1
+    assert b"configuration: no file is named and no correio.toml lies in " in out
+    assert b"the environment and the defaults hold" in out
 
 
 async def test_doctor_names_missing_and_unsigned_sources(correio: Cli) -> None:

@@ -16,6 +16,7 @@ from shared.config import (
     OperatorConfig,
     Secret,
     SourceConfig,
+    config_file,
     load_config,
 )
 from shared.errors import ConfigError
@@ -142,6 +143,16 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     table = "[[source]]\nname = 'a'\nsecrets = ['x']\n"
     with pytest.raises(ConfigError, match="source: a stands twice"):
         load(tmp_path, table * 2)
+
+
+def test_the_file_is_the_one_named_or_that_of_the_folder_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_file({"CORREIO_CONFIG": "/nowhere/x.toml"}) == Path("/nowhere/x.toml")
+    assert config_file({}) is None
+    (tmp_path / "correio.toml").touch()
+    assert config_file({}) == Path("correio.toml")
 
 
 def test_a_named_file_must_exist() -> None:
