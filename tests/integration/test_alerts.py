@@ -34,6 +34,9 @@ HEALTHY = {
     'correio_receiver_broker_connected{instance="b"}': f"1{STILL}",
     'up{job="correio-receiver",instance="a"}': f"1{STILL}",
     'up{job="correio-receiver",instance="b"}': f"1{STILL}",
+    'up{job="correio-events",instance="c"}': f"1{STILL}",
+    'up{job="correio-events",instance="c2"}': f"1{STILL}",
+    'up{job="correio-callbacks",instance="d"}': f"1{STILL}",
     'correio_spool_oldest_seconds{instance="a"}': f"0{STILL}",
     'correio_spool_writable{instance="a"}': f"1{STILL}",
     'correio_spool_bytes{instance="a"}': f"10{STILL}",
@@ -41,6 +44,7 @@ HEALTHY = {
     'correio_spool_full_total{instance="a"}': f"0{STILL}",
     'correio_spool_damaged_total{instance="a"}': f"0{STILL}",
     'correio_events_paused{instance="c"}': f"0{STILL}",
+    'correio_events_paused{instance="c2"}': f"0{STILL}",
     'correio_retention_ended_timestamp_seconds{instance="c"}': f"0+60x{MINUTES}",
     'correio_retention_interval_seconds{instance="c"}': f"300{STILL}",
     'correio_erasures_overdue_seconds{instance="c"}': f"30{STILL}",
@@ -72,7 +76,20 @@ HEALTHY = {
 GONE = f"_x{MINUTES}"
 QUEUES = [one for one in HEALTHY if one.startswith("correio_queue_") and one != AGE]
 RECEIVERS = [one for one in HEALTHY if "receiver" in one or "spool" in one]
-CALLBACKS = [one for one in HEALTHY if one.startswith("correio_callbacks_")]
+AWAY: dict[str, dict[str, str]] = {
+    kind: {
+        one: f"0{STILL}" if one.startswith("up") else GONE
+        for one in HEALTHY
+        if f'"correio-{kind}"' in one
+        or one.startswith((f"correio_{kind}_", *more))
+    }
+    for kind, more in (
+        ("events", ("correio_retention_", "correio_erasures_", "correio_unopened_",
+                    "correio_consumer_")),
+        ("callbacks", ()),
+    )
+}  # fmt: skip
+"""What is no longer seen of the workers of a kind that nobody scrapes."""
 
 
 def slow(figure: str, *, endpoint: str) -> dict[str, str]:
@@ -124,7 +141,7 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
         {"CorreioStoreDown": {}},
     ),
     "one kind of worker stopped": (
-        {
+        AWAY["events"] | {
             one: f"0{STILL}"
             for one in QUEUES
             if "consumers" in one and "correio.events" in one
@@ -132,8 +149,21 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
         {"CorreioWorkerStopped": {"queue": "correio.events"}},
     ),
     "all workers stopped": (
-        dict.fromkeys([*QUEUES, *CALLBACKS], GONE),
+        dict.fromkeys(QUEUES, GONE) | AWAY["events"] | AWAY["callbacks"],
         {"CorreioQueuesUnseen": {}},
+    ),
+    "events workers run unseen": (
+        AWAY["events"],
+        {"CorreioWorkersUnseen": {"queue": "correio.events"}},
+    ),
+    "callbacks workers run unseen": (
+        dict.fromkeys(AWAY["callbacks"], GONE),  # nor is any looked for
+        {"CorreioWorkersUnseen": {"queue": "correio.callbacks"}},
+    ),
+    "one worker gone": (
+        {one: f"0{STILL}" if one.startswith("up") else GONE
+         for one in HEALTHY if 'instance="c2"' in one},
+        {"CorreioWorkerDown": {"job": "correio-events", "instance": "c2"}},
     ),
     "endpoint down": (
         {
