@@ -43,6 +43,8 @@ HEALTHY = {
     'correio_spool_limit_bytes{instance="a"}': f"100{STILL}",
     'correio_spool_full_total{instance="a"}': f"0{STILL}",
     'correio_spool_damaged_total{instance="a"}': f"0{STILL}",
+    'correio_spool_damaged_total{instance="b"}': f"1{STILL}",  # long ago
+    'process_start_time_seconds{instance="b"}': f"0{STILL}",
     'correio_events_paused{instance="c"}': f"0{STILL}",
     'correio_events_paused{instance="c2"}': f"0{STILL}",
     'correio_retention_ended_timestamp_seconds{instance="c"}': f"0+60x{MINUTES}",
@@ -74,6 +76,8 @@ HEALTHY = {
 """What Prometheus sees of a system that is well, a sample a minute."""
 
 GONE = f"_x{MINUTES}"
+START = (MINUTES - 10) * 60
+"""When a process began that is seen for the last ten minutes, in seconds."""
 QUEUES = [one for one in HEALTHY if one.startswith("correio_queue_") and one != AGE]
 RECEIVERS = [one for one in HEALTHY if "receiver" in one or "spool" in one]
 AWAY: dict[str, dict[str, str]] = {
@@ -195,6 +199,17 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
     ),
     "spool damaged": (
         {'correio_spool_damaged_total{instance="a"}': f"0+1x{MINUTES}"},
+        {"CorreioSpoolDamaged": {}},
+    ),
+    "spool damaged before a receiver was first seen": (
+        {
+            'correio_spool_damaged_total{instance="e"}': f"_x{MINUTES - 10} 1+0x10",
+            'process_start_time_seconds{instance="e"}': f"_x{MINUTES - 10} {START}+0x10",
+        },
+        {"CorreioSpoolDamaged": {}},
+    ),
+    "spool damaged once more by each start": (
+        {'process_start_time_seconds{instance="b"}': f"0x{MINUTES - 10} {START}+0x10"},
         {"CorreioSpoolDamaged": {}},
     ),
     "deliveries late": (
