@@ -3,6 +3,8 @@
 What cannot be checked here is said in deploy/README.md.
 """
 
+import grp
+import os
 import re
 import shutil
 import subprocess
@@ -16,11 +18,12 @@ import yaml
 from deploy.kubernetes.make_rule import RULE, text
 from deploy.local.stack import ROLES
 from shared.broker.topology import CALLBACKS, EVENTS
-from shared.config import load_config
+from shared.config import Config, load_config
 from shared.sealing import KeyRing, read_key
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 BASE = DEPLOY / "kubernetes" / "base"
+HOST = DEPLOY / "systemd" / "correio.toml"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 CORE = {
     "ServiceAccount", "StatefulSet", "Deployment", "Service", "PodDisruptionBudget", "Job",
@@ -188,17 +191,85 @@ def test_make_secrets_makes_them_once(tmp_path: Path) -> None:
     assert read_key(first["sealing-index-key"].strip(), "index_key")
 
 
+def credentials(unit: str) -> dict[str, str]:
+    """Setting → the file that a unit takes it from."""
+    text = (DEPLOY / "systemd" / f"{unit}.service").read_text()
+    files = dict(re.findall(r"^LoadCredential=(\S+):(\S+)$", text, re.MULTILINE))
+    return {name: files[one] for name, one in re.findall(r"(CORREIO_\w+)_FILE=%d/(\S+)", text)}
+
+
+def test_a_host_gets_every_secret_that_its_units_name_once(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    script = DEPLOY / "systemd" / "make-secrets.sh"
+    group = f"CORREIO_GROUP={grp.getgrgid(os.getgid()).gr_name}"
+    run("env", group, "sh", script, folder)
+    first = {one.name: one.read_text() for one in folder.iterdir() if one.is_file()}
+    run("env", group, "sh", script, folder)
+    assert {one.name: one.read_text() for one in folder.iterdir() if one.is_file()} == first
+    named = {Path(one) for unit in UNITS for one in credentials(unit.stem).values()}
+    named |= set(map(Path, re.findall(r'secrets_file = "(\S+)"', HOST.read_text())))
+    assert {one.parent for one in named} == {Path("/etc/correio/secrets")}
+    assert {one.name for one in named} == first.keys()
+    modes = {one.name: one.stat().st_mode & 0o777 for one in folder.iterdir()}
+    for_all = {"source-klavi", "operator"}  # read by the processes themselves, not by systemd
+    assert {name for name, mode in modes.items() if mode == 0o640} == for_all
+    assert {mode for name, mode in modes.items() if name not in for_all} == {0o600, 0o700}
+    users = re.findall(
+        r"^(correio-\w+)", (DEPLOY / "rabbitmq" / "rights.txt").read_text(), re.MULTILINE
+    )
+    assert {one.name for one in (folder / "broker").iterdir()} == set(users)
+    assert KeyRing.read(first["sealing-keys"]).ids == ("first",)
+    assert read_key(first["sealing-index-key"].strip(), "index_key")
+    password = (folder / "broker" / "correio-events").read_text().strip()
+    assert first["broker-url-events"] == f"amqp://correio-events:{password}@127.0.0.1:5672/\n"
+
+
+def test_the_command_on_a_host_has_the_settings_of_the_consoles_unit() -> None:
+    command = (DEPLOY / "systemd" / "correio").read_text()
+    read = dict(
+        re.findall(r'^(CORREIO_\w+)=\$\(cat "\$secrets/([\w-]+)"\)$', command, re.MULTILINE)
+    )
+    wanted = credentials("correio-console").items()
+    assert read == {name: Path(file).name for name, file in wanted}
+    unit = (DEPLOY / "systemd" / "correio-console.service").read_text()
+    plain = set(re.findall(r"(CORREIO_\w+=[^%\s]+)(?=\s)", unit))
+    plain = {one for one in plain if not one.startswith("CORREIO_OPS__")}  # it serves nothing
+    assert plain <= set(re.findall(r"CORREIO_\w+=\S+", command))
+    assert set(read) <= set(re.search(r"^export (.*)$", command, re.MULTILINE)[1].split())  # type: ignore[index]
+    run("sh", "-n", DEPLOY / "systemd" / "correio")
+
+
+def test_the_steps_for_a_host_name_files_that_there_are() -> None:
+    readme = (DEPLOY / "README.md").read_text()
+    steps = readme.partition("### On a host without containers")[2].partition("\n## ")[0]
+    named = set(re.findall(r"deploy/[\w./-]*\w", steps))
+    assert len(named) > 3
+    for one in named:
+        assert (DEPLOY.parent / one).exists(), one
+    commands = " ".join(re.findall(r"^ +systemctl (.*)$", steps, re.MULTILINE))
+    started = set(re.findall(r"correio-\w+(?:@(?=\d))?", commands))
+    assert started == {one.stem for one in UNITS}
+
+
 @pytest.mark.parametrize("place", ["compose", "kubernetes/base"])
-def test_the_configurations_can_be_read(tmp_path: Path, place: str) -> None:
-    source = (DEPLOY / place / "correio.toml").read_text()
+def test_the_configurations_of_containers_listen_to_the_outside(tmp_path: Path, place: str) -> None:
+    assert read_with_secrets(DEPLOY / place / "correio.toml", tmp_path).console.host == "0.0.0.0"
+
+
+def test_the_configuration_of_a_host_leaves_the_outside_to_a_proxy(tmp_path: Path) -> None:
+    config = read_with_secrets(HOST, tmp_path)
+    assert config.console.host == config.receiver.host == "127.0.0.1"
+
+
+def read_with_secrets(path: Path, folder: Path) -> Config:
+    source = path.read_text()
     for name in re.findall(r'secrets_file = "(\S+)"', source):
-        (tmp_path / Path(name).name).write_text("a-secret-of-more-than-twenty-characters")
-        source = source.replace(name, str(tmp_path / Path(name).name))
-    path = tmp_path / "correio.toml"
-    path.write_text(source)
-    config = load_config({"CORREIO_CONFIG": str(path)})
-    assert config.console.host == "0.0.0.0"
+        (folder / Path(name).name).write_text("a-secret-of-more-than-twenty-characters")
+        source = source.replace(name, str(folder / Path(name).name))
+    (folder / "correio.toml").write_text(source)
+    config = load_config({"CORREIO_CONFIG": str(folder / "correio.toml")})
     assert config.operator
+    return config
 
 
 def test_promtool_takes_the_scrape_configurations(tmp_path: Path) -> None:
