@@ -1,15 +1,17 @@
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.batch import EVENT_ID_MAX, event_id, split
+from receiver.batch import EVENT_ID_MAX, _structure, event_id, split
 from receiver.problems import Reason, Refusal
 
 MAX_EVENTS = 10
 MAX_DEPTH = 8
+MIB = 2**20
 
 
 def events(body: bytes) -> tuple[bytes, ...]:
@@ -110,6 +112,32 @@ def test_commas_inside_events_do_not_count_as_events() -> None:
     assert len(events(b"[" + b",".join([element] * MAX_EVENTS) + b"]")) == MAX_EVENTS
     many = b"[" + b",".join([element] * (MAX_EVENTS + 1)) + b"]"
     assert reason(many) == Reason.TOO_MANY_EVENTS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'["' + b"," * MIB + b'"]',
+        b'["' + b'\\",' * (MIB // 3) + b'"]',
+        b'["' + b"\\\\" * (MIB // 2) + b'\\ud800"]',
+    ],
+    ids=["plain", "escaped", "backslashes"],
+)
+def test_a_long_string_costs_no_more_than_a_few_copies_of_it(body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        assert len(events(body)) == 1
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 6 * len(body)
+
+
+@pytest.mark.parametrize("last", [b"", b"\\", b"\\\n"])
+def test_a_string_without_an_end_goes_on_to_the_end(last: bytes) -> None:
+    """Else every quote in it would begin a search of its own, each as long as what is left."""
+    assert _structure(b'[1,"' + b'\\"' * 100 + last, b"") == b"[1,"
+    assert reason(b"[1," + b'"' + b'\\",' * 10_000 + last) == Reason.NOT_JSON
 
 
 VALUES = st.recursive(
