@@ -6,12 +6,13 @@ their logger's name and level, since they may quote a body.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
 from collections.abc import Iterable, MutableMapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -57,7 +58,7 @@ def configure_logs(config: LogConfig, *, role: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Lenient(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(role=role)
@@ -151,6 +152,21 @@ def _withhold(
     for name in fields.keys() - ALLOWED_FIELDS:
         fields[name] = WITHHELD
     return fields
+
+
+class _Lenient:
+    """A stream on which lines are lost that cannot be written: no log is worth a batch."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class _ForeignHandler(logging.Handler):

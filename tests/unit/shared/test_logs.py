@@ -1,6 +1,7 @@
 """Log lines: readable by machines, and never with a field that nobody has allowed."""
 
 import asyncio
+import errno
 import io
 import logging
 import sys
@@ -120,6 +121,39 @@ def test_many_lines_heed_level_and_format(capsys: pytest.CaptureFixture[str]) ->
     finally:
         structlog.reset_defaults()
         structlog.contextvars.clear_contextvars()
+
+
+class Disk(io.StringIO):
+    """Takes lines unless it fails, as a full disk does, or a pipe that nobody reads any more."""
+
+    failing = False
+
+    def write(self, text: str, /) -> int:
+        if self.failing:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return super().write(text)
+
+    def flush(self) -> None:
+        if self.failing:
+            raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+
+def test_what_cannot_be_written_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk()
+    monkeypatch.setattr(sys, "stderr", disk)
+    writer = logs.LineWriter("worker.x", "event.stored", ("event_id",))
+    try:
+        logs.configure_logs(LogConfig(), role="test")
+        logger = logs.get_logger("x")
+        for disk.failing in (False, True, False):
+            logger.info("batch.done")
+            writer.write([("e1",)])
+            logging.getLogger("aiormq").warning("complains")
+    finally:
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+    told = [orjson.loads(line)["event"] for line in disk.getvalue().splitlines()]
+    assert told == ["batch.done", "event.stored", "library.message"] * 2
 
 
 def test_what_became_of_an_event_may_be_told() -> None:
