@@ -50,6 +50,12 @@ class Held:
         self._taken = wanted
         return True
 
+    def shrink(self, size: int) -> None:
+        """Hold `size` bytes in all, no more than are held, and give back the rest."""
+        wanted = max(size - FREE_BYTES, 0)
+        self._budget.move(wanted - self._taken)
+        self._taken = wanted
+
     def __enter__(self) -> Self:
         return self
 
@@ -131,6 +137,7 @@ def decode_body(request: BaseRequest, body: bytes, *, limit: int, held: Held) ->
         return _too_large(limit)
     if not decompress.eof or decompress.unused_data:
         return Refusal(Reason.MALFORMED_REQUEST, "the encoded body is cut off or goes on")
+    held.shrink(len(body) + len(plain))
     return plain
 
 

@@ -1,7 +1,8 @@
-"""What is left of a body whose sender went away."""
+"""What a body holds, while it is in hand and after its sender went away."""
 
 import asyncio
 import gc
+import gzip
 import tracemalloc
 from typing import Any
 from unittest import mock
@@ -9,8 +10,9 @@ from unittest import mock
 import pytest
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
+from multidict import CIMultiDict
 
-from receiver.body import Budget, read_body
+from receiver.body import FREE_BYTES, Budget, decode_body, read_body
 
 MIB = 2**20
 
@@ -56,3 +58,18 @@ async def test_a_body_that_breaks_off_is_forgotten_at_once() -> None:
         gc.enable()
     assert stream.exception() is not None
     assert held < MIB // 4
+
+
+def test_a_compressed_body_holds_what_it_turned_out_to_be() -> None:
+    request: Any = mock.Mock(headers=CIMultiDict({"Content-Encoding": "gzip"}))
+    plain = bytes(MIB)
+    body = gzip.compress(plain)
+    budget = Budget(5 * MIB)
+    with budget.hold() as held:
+        assert held.grow(len(body))
+        assert decode_body(request, body, limit=4 * MIB, held=held) == plain
+        left = 5 * MIB - (len(body) + len(plain) - FREE_BYTES)
+        assert budget.move(left)
+        assert not budget.move(1)
+        budget.move(-left)
+    assert budget.move(5 * MIB)
