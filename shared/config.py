@@ -25,6 +25,9 @@ DEFAULT_FILE = "correio.toml"
 TOKEN_LENGTH = 20
 """The shortest token that an operator may log in with, in characters."""
 
+SECRET_LENGTH = 8
+"""The shortest secret that a source may sign with, in characters."""
+
 PositiveInt = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
@@ -200,7 +203,7 @@ class TelemetryConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SourceConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """A party that sends webhooks."""
+    """A party that sends webhooks; each secret has at least 8 characters."""
 
     name: Name
     secrets: tuple[Secret, ...] = ()
@@ -284,7 +287,7 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), origin, origins)) from None
     _check_urls(config, origin, origins)
-    _check(config, origin)
+    _check(config, origin, origins)
     return config
 
 
@@ -359,7 +362,9 @@ def _read_secret_files(tree: dict[str, Any], origin: str) -> None:
             path = table.get("secrets_file") if isinstance(table, dict) else None
             if isinstance(path, str):
                 lines = _read_secret(path, f"{origin}: {kind}.secrets_file").split()
-                table["secrets"] = [*lines, *table.get("secrets", [])]
+                written = table.get("secrets", [])
+                if isinstance(written, list):  # else the field's own type refuses it
+                    table["secrets"] = [*lines, *written]
 
 
 def _decode_secret(kind: type, value: Any) -> Any:
@@ -409,8 +414,15 @@ def _is_url(text: str, schemes: Collection[str]) -> bool:
         return False
 
 
-def _check(config: Config, origin: str) -> None:
+def _check(config: Config, origin: str, origins: Mapping[str, str]) -> None:
     """Rules that no single field can hold."""
+    receiver = config.receiver
+    if receiver.max_body_bytes > receiver.max_buffered_bytes:
+        raise ConfigError(
+            "receiver.max_body_bytes: expected at most receiver.max_buffered_bytes, "
+            f"{receiver.max_buffered_bytes} (from "
+            f"{origins.get('receiver.max_body_bytes', origin)})"
+        )
     KeyRing.read(config.sealing.keys.reveal())
     if config.sealing.index_key:
         read_key(config.sealing.index_key.reveal(), "sealing.index_key")
@@ -422,11 +434,20 @@ def _check(config: Config, origin: str) -> None:
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
             raise ConfigError(f"{kind}: {', '.join(sorted(doubled))} stands twice (from {origin})")
+    _check_secrets(config, origin)
+
+
+def _check_secrets(config: Config, origin: str) -> None:
     for source in config.source:
         if source.require_signature and not source.secrets:
             raise ConfigError(
                 f"source {source.name}: secrets is empty but require_signature is true "
                 f"(from {origin}); give a secret or set require_signature = false"
+            )
+        if any(len(secret.reveal().strip()) < SECRET_LENGTH for secret in source.secrets):
+            raise ConfigError(
+                f"source {source.name}: secrets must have at least {SECRET_LENGTH} characters "
+                f"each (from {origin})"
             )
     for endpoint in config.endpoint:
         if not endpoint.secrets:

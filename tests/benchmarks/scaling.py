@@ -61,7 +61,7 @@ async def drain(folder: Path, broker_url: str, server: Postgres, *, workers: int
     await fill(broker_url, count)
     config = write_config(
         folder, broker={"url": broker_url}, store={"url": url}, log={"level": "warning"},
-        source=[{"name": "klavi", "secrets": ["x"]}],
+        source=[{"name": "klavi", "secrets": ["a secret"]}],
     )  # fmt: skip
     made = [process("worker", "events", config=config, log=folder / "worker.log")
             for _ in range(workers)]  # fmt: skip

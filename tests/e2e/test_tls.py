@@ -47,7 +47,7 @@ async def doctor(folder: Path, *, broker: str, store: str) -> dict[str, dict[str
         broker={"url": broker},
         store={"url": store, "connect_timeout": 1.0},
         receiver={"spool": str(folder / "spool")},
-        source=[{"name": "klavi", "secrets": ["key"], "partner_app_ids": [ev.APP]}],
+        source=[{"name": "klavi", "secrets": ["a secret"], "partner_app_ids": [ev.APP]}],
         endpoint=[{"id": "crm", "url": "http://127.0.0.1:9/", "secrets": [SECRET]}],
     )
     _, out, _ = await correio(config, "doctor", "--json")

@@ -98,7 +98,7 @@ def configured(
         store={"url": store},
         receiver={"spool": str(folder / "spool")},
         console={"port": 0, "sample_interval": 0.2},
-        source=[{"name": "klavi", "secrets": ["key"], "partner_app_ids": [ev.APP]}],
+        source=[{"name": "klavi", "secrets": ["a secret"], "partner_app_ids": [ev.APP]}],
         endpoint=[{"id": "crm", "url": "http://127.0.0.1:9/", "secrets": ["whsec_c2VjcmV0"]}],
         **more,
     )

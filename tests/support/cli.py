@@ -21,7 +21,7 @@ from worker.events.apply import Applier
 from worker.events.arrivals import Arrival
 
 ENDPOINT = {"id": "crm", "url": "http://127.0.0.1:9/", "secrets": ["whsec_" + "c2VjcmV0" * 4]}
-SOURCE = {"name": "klavi", "secrets": ["key"], "partner_app_ids": [ev.APP]}
+SOURCE = {"name": "klavi", "secrets": ["a secret"], "partner_app_ids": [ev.APP]}
 CONFIG = Config(endpoint=(EndpointConfig(id="crm", url="http://x", secrets=(Secret("s"),)),))
 """That of a worker which fills a store for the command line to look at."""
 

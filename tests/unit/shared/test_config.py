@@ -79,11 +79,45 @@ def test_a_file_and_the_environment_over_it(tmp_path: Path) -> None:
 
 def test_secrets_of_a_source_may_live_in_a_file(tmp_path: Path) -> None:
     secret = tmp_path / "secrets"
-    secret.write_text("new\nold\n")
-    config = load(
-        tmp_path, f'[[source]]\nname = "klavi"\nsecrets_file = "{secret}"\nsecrets = ["third"]'
-    )
-    assert config.source[0].secrets == (Secret("new"), Secret("old"), Secret("third"))
+    secret.write_text("new-secret\nold-secret\n")
+    text = '[[source]]\nname = "klavi"\nsecrets_file = "{}"\nsecrets = ["third-secret"]'
+    config = load(tmp_path, text.format(secret))
+    assert config.source[0].secrets == (
+        Secret("new-secret"), Secret("old-secret"), Secret("third-secret"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["source", "endpoint", "operator"])
+@pytest.mark.parametrize(("value", "said"), [('"a secret"', "str"), ("7", "int"), ("{}", "obj")])
+def test_secrets_beside_a_file_are_a_list(tmp_path: Path, kind: str, value: str, said: str) -> None:
+    (tmp_path / "secrets").write_text("x" * 20)
+    fields = {**GIVEN[kind], "secrets_file": str(tmp_path / "secrets")}
+    del fields["secrets"]
+    text = "\n".join([f"[[{kind}]]", *(f"{one} = {toml(given)}" for one, given in fields.items())])
+    expected = rf"{kind}\[0\].secrets: Expected `array`, got `{said}.*` \(from .*toml\)"
+    with pytest.raises(ConfigError, match=expected):
+        load(tmp_path, f"{text}\nsecrets = {value}")
+
+
+@pytest.mark.parametrize("secret", ["", "1234567", " " * 20, "1234567 \t"])
+@pytest.mark.parametrize("signed", ["true", "false"])
+def test_a_secret_that_anyone_may_guess_is_refused(
+    tmp_path: Path, secret: str, signed: str
+) -> None:
+    secrets = json.dumps(["a longer one", secret])
+    text = f'[[source]]\nname = "a"\nrequire_signature = {signed}\nsecrets = {secrets}'
+    with pytest.raises(ConfigError, match=r"source a: secrets must have at least 8 .*\(from"):
+        load(tmp_path, text)
+
+
+def test_a_body_that_could_never_be_held_is_refused(tmp_path: Path) -> None:
+    text = "[receiver]\nmax_body_bytes = {}\nmax_buffered_bytes = 1000"
+    assert load(tmp_path, text.format(1000)).receiver.max_body_bytes == 1000
+    said = r"receiver.max_body_bytes: expected at most receiver.max_buffered_bytes, 1000 \(from .*"
+    with pytest.raises(ConfigError, match=said + r"toml\)"):
+        load(tmp_path, text.format(1001))
+    with pytest.raises(ConfigError, match=said + r"BODY_BYTES\)"):
+        load(tmp_path, text.format(1000), CORREIO_RECEIVER__MAX_BODY_BYTES="1001")
 
 
 def test_a_secret_never_shows_itself(tmp_path: Path) -> None:
@@ -140,7 +174,7 @@ def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, sa
 
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
-    table = "[[source]]\nname = 'a'\nsecrets = ['x']\n"
+    table = "[[source]]\nname = 'a'\nsecrets = ['a secret']\n"
     with pytest.raises(ConfigError, match="source: a stands twice"):
         load(tmp_path, table * 2)
 
@@ -162,7 +196,7 @@ def test_a_named_file_must_exist() -> None:
 
 TABLES = {"source": SourceConfig, "endpoint": EndpointConfig, "operator": OperatorConfig}
 GIVEN: dict[str, dict[str, Any]] = {
-    "source": {"name": "a", "secrets": ["x"]},
+    "source": {"name": "a", "secrets": ["a secret"]},
     "endpoint": {"id": "a", "url": "http://x", "secrets": ["x"]},
     "operator": {"name": "a", "secrets": ["x" * 20]},
 }
