@@ -12,6 +12,7 @@ publisher goes the documented way. A contract test holds both ways to the same p
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, cast
@@ -28,7 +29,10 @@ from shared.ids import new_id
 
 PERSISTENT = frames.PERSISTENT
 WINDOW = 4_096
-"""Messages unconfirmed at most: what a broker that has stopped reading makes us hold."""
+"""Messages unconfirmed at most."""
+WINDOW_BYTES = 16_777_216
+"""Their bytes, beyond which nothing more is handed over: a broker that has stopped reading makes us
+hold so many, and one publish more, until it reads again or the connection is lost."""
 
 
 class Message(Struct, frozen=True):
@@ -56,12 +60,13 @@ def fits(channel: aiormq.Channel) -> bool:
 class _Waiting:
     """Messages published together; done when the outcome of every one of them is in."""
 
-    __slots__ = ("failure", "left", "messages", "settled")
+    __slots__ = ("failure", "left", "messages", "settled", "size")
 
     def __init__(self, messages: Sequence[Message], settled: asyncio.Future[None]) -> None:
         self.messages = messages
         self.settled = settled
         self.left = len(messages)
+        self.size = 0
         self.failure: BaseException | None = None
 
     def one_is_in(self) -> None:
@@ -81,6 +86,7 @@ class Burst:
         self._channel = channel
         self._waiting: list[_Waiting] = []
         self._outstanding: dict[int, _Waiting] = {}
+        self._outstanding_bytes = 0
         self._come = asyncio.Event()
         self._room = asyncio.Event()
         self._prefix = new_id().encode() + b"-"
@@ -95,8 +101,14 @@ class Burst:
         """Messages whose outcome is not in yet."""
         return len(self._outstanding)
 
+    @property
+    def _full(self) -> bool:
+        return len(self._outstanding) >= WINDOW or self._outstanding_bytes >= WINDOW_BYTES
+
     async def publish(self, messages: Sequence[Message]) -> None:
         """Return when the broker answers for every message.
+
+        One that is given up before it was handed over is never sent.
 
         Raises:
             aiormq.exceptions.PublishError: one was returned.
@@ -111,7 +123,12 @@ class Burst:
         waiting = _Waiting(messages, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._come.set()
-        await waiting.settled
+        try:
+            await waiting.settled
+        except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):  # it was handed over
+                self._waiting.remove(waiting)
+            raise
 
     async def run(self) -> None:
         """Hand over what waits, piece by piece, until cancelled; then fail what still waits."""
@@ -120,7 +137,7 @@ class Burst:
                 await self._come.wait()
                 self._come.clear()
                 while self._waiting:
-                    while len(self._outstanding) >= WINDOW:
+                    while self._full:
                         self._room.clear()
                         await self._room.wait()
                     await self._hand_over()
@@ -131,12 +148,13 @@ class Burst:
                     waiting.settled.set_exception(ChannelInvalidStateError("the channel closed"))
             self._waiting.clear()
             self._outstanding.clear()
+            self._outstanding_bytes = 0
 
     async def _hand_over(self) -> None:
         pieces: list[bytes] = []
         handed = 0
         for waiting in self._waiting:
-            if len(self._outstanding) >= WINDOW:
+            if self._full:
                 break
             handed += 1
             if not waiting.settled.done():  # else its publisher gave up before it was sent
@@ -167,6 +185,9 @@ class Burst:
             return []
         self._outstanding.update(dict.fromkeys(range(self._number + 1, number + 1), waiting))
         self._number = number
+        waiting.messages = ()
+        waiting.size = sum(map(len, made))
+        self._outstanding_bytes += waiting.size
         return made
 
     async def _on_confirm(self, frame: Basic.Ack | Basic.Nack) -> None:
@@ -180,6 +201,8 @@ class Burst:
             if isinstance(frame, Basic.Nack):
                 waiting.failure = waiting.failure or DeliveryError(None, frame)
             waiting.one_is_in()
+            if not waiting.left:
+                self._outstanding_bytes -= waiting.size
         self._room.set()
 
     async def _on_return(self, frame: Basic.Return) -> None:
