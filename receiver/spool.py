@@ -81,6 +81,7 @@ class Spool:
         self._adopted: list[OpenFile] = []
         self._waiting: list[Waiting] = []
         self._waiting_bytes = 0
+        self._lacking = 0
         self._committing: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
         self._damaged: list[OwnedPath] = []
@@ -124,14 +125,10 @@ class Spool:
 
     @property
     def fault(self) -> str | None:
-        """Why a batch could not be held right now; None when it could."""
+        """Why a batch like the last one could not be held right now; None when it could."""
         if self._own is None:
             return "no spool file can be written"
-        if self.totals.bytes + self._waiting_bytes >= self._max_bytes:
-            return "the spool is full"
-        if self._free_bytes() < self._min_free_bytes:
-            return "too little disk is free"
-        return None
+        return self._no_room(max(1, self._lacking))
 
     async def wait_filled(self) -> None:
         """Return as soon as something is held."""
@@ -146,10 +143,11 @@ class Spool:
             SpoolFullError: a bound is reached or the disk fails; the batch may not be held.
         """
         row = pack(batch)
-        if self.totals.bytes + self._waiting_bytes + row.bytes > self._max_bytes:
-            raise SpoolFullError("the spool is full")
-        if self._free_bytes() < self._min_free_bytes + self._waiting_bytes + row.bytes:
-            raise SpoolFullError("too little disk is free")
+        fault = self._no_room(row.bytes)
+        # One that fits into no spool of this size says nothing of how full this one is.
+        self._lacking = row.bytes if fault and row.bytes <= self._max_bytes else 0
+        if fault:
+            raise SpoolFullError(fault)
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(Waiting(row, held))
         self._waiting_bytes += row.bytes
@@ -358,6 +356,15 @@ class Spool:
         finally:
             await asyncio.to_thread(wreck.close)
         return saved, lost
+
+    def _no_room(self, size: int) -> str | None:
+        """Why so many bytes more could not be held."""
+        size += self._waiting_bytes
+        if self.totals.bytes + size > self._max_bytes:
+            return "the spool is full"
+        if self._free_bytes() < self._min_free_bytes + size:
+            return "too little disk is free"
+        return None
 
     def _free_bytes(self) -> int:
         try:

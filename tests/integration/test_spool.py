@@ -170,6 +170,27 @@ async def test_it_refuses_rather_than_grow_beyond_its_bound(tmp_path: Path) -> N
         await spool.append(batch(5))
 
 
+async def test_it_says_that_it_is_full_when_a_batch_finds_too_little_room(tmp_path: Path) -> None:
+    size, large = pack(batch(0)).bytes, pack(batch(0, size=1_000)).bytes
+    async with Opened(tmp_path, max_bytes=size + large) as opened:
+        spool = opened.spool
+        await spool.append(batch(0))
+        await spool.append(batch(1))
+        assert spool.fault is None
+        with pytest.raises(SpoolFullError):
+            await spool.append(batch(2, size=1_000))
+        assert spool.fault == "the spool is full"
+        await spool.append(batch(3))
+        assert spool.fault is None, "a smaller one still fits"
+        with pytest.raises(SpoolFullError):
+            await spool.append(batch(4, size=1_000))
+        assert await taken(spool) == ["batch-0", "batch-1", "batch-3"]
+        assert spool.fault is None
+        with pytest.raises(SpoolFullError):
+            await spool.append(batch(5, size=10_000))
+        assert spool.fault is None, "that one would not fit into an empty spool either"
+
+
 async def test_it_leaves_the_disk_its_floor(tmp_path: Path) -> None:
     async with Opened(tmp_path, min_free_bytes=1 << 60) as opened:
         with pytest.raises(SpoolFullError):
