@@ -191,10 +191,23 @@ class Receiver:
         return None if self.server.listening else "not listening"
 
     def _check_durable(self) -> str | None:
-        if self.outlet.takes or (fault := self.spool.fault) is None:
-            return None
-        broker = "the queue is too long" if self.outlet.connected else "the broker is not connected"
-        return f"{broker}, and {fault}"
+        if (broker := self._broker_fault()) and (spool := self.spool.fault):
+            return f"{broker}, and {spool}"
+        return None
+
+    def _broker_fault(self) -> str | None:
+        """Why the broker would not take a batch.
+
+        An open circuit counts only while the drain tries the broker again and again. When it has
+        nothing to try it with, only a batch can find out that the broker is back.
+        """
+        if not self.outlet.connected:
+            return "the broker is not connected"
+        if not self.outlet.takes:
+            return "the queue is too long"
+        if self.outlet.circuit_open and self.spool.gives:
+            return "the broker does not confirm"
+        return None
 
     def _observe(self) -> None:
         """Let the metrics ask for what changes by itself."""

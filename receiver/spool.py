@@ -130,6 +130,11 @@ class Spool:
             return "no spool file can be written"
         return self._no_room(max(1, self._lacking))
 
+    @property
+    def gives(self) -> bool:
+        """Whether `head` would give something out."""
+        return self._sent is None and bool(self.totals.batches)
+
     async def wait_filled(self) -> None:
         """Return as soon as something is held."""
         while not self.totals.batches:

@@ -144,6 +144,35 @@ async def test_it_is_not_ready_while_neither_queue_nor_spool_has_room(tmp_path: 
         assert fault == "the queue is too long, and too little disk is free"
 
 
+async def test_it_is_not_ready_while_the_broker_confirms_nothing_and_the_spool_is_full(
+    tmp_path: Path,
+) -> None:
+    broker = FakeBroker()
+    broker.fault = BrokerUnavailableError("gone")
+    config = settings(tmp_path, circuit_failures=1, spool_max_bytes=3_000)
+    async with running(config, broker) as receiver:
+        ready = receiver.checks["broker or spool"]
+        assert (await post(receiver, b'["%s"]' % (b"1" * 2_000))).status == 200
+        await until(lambda: receiver.outlet.circuit_open)
+        assert ready() is None
+        assert (await post(receiver, b'["%s"]' % (b"2" * 2_000))).status == 503
+        assert ready() == "the broker does not confirm, and the spool is full"
+        broker.fault = None
+        await until(lambda: ready() is None)
+
+
+async def test_it_stays_ready_while_only_a_batch_can_find_out_that_the_broker_is_back(
+    tmp_path: Path,
+) -> None:
+    broker = FakeBroker()
+    broker.fault = BrokerUnavailableError("gone")
+    config = settings(tmp_path, circuit_failures=1, spool_min_free_bytes=1 << 60)
+    async with running(config, broker) as receiver:
+        assert (await post(receiver, b"[1]")).status == 503
+        assert receiver.outlet.circuit_open
+        assert receiver.checks["broker or spool"]() is None
+
+
 async def test_the_length_of_the_real_queue_is_seen(tmp_path: Path, broker_url: str) -> None:
     config = settings(tmp_path, broker=broker_url, queue_max_events=3)
     async with running(config) as receiver:
