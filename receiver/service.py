@@ -29,6 +29,7 @@ from shared.networks import read_networks
 from shared.ops import Check
 from shared.process import run_until
 from shared.sealing import KeyRing, Vault
+from shared.tracing import CLOSE_TIMEOUT
 
 log = get_logger(__name__)
 
@@ -101,6 +102,7 @@ class Receiver:
             metrics=self.metrics,
         )
         telemetry = config.telemetry
+        self._closing = CLOSING + (CLOSE_TIMEOUT if telemetry.otlp_endpoint else 0.0)
         self.app = self._build_app(telemetry.sample_ratio if telemetry.otlp_endpoint else 0.0)
         self.server = Server(self.app.handle, config=receiver, metrics=self.metrics)
         self._observe()
@@ -176,7 +178,7 @@ class Receiver:
             await self.server.start(shared_port=self._shared_port)
             log.info("receiver.listening", host=self._config.host, port=self.server.port)
             await run_until(stop, asyncio.shield(background))
-            await self.server.stop(grace=max(0.0, self._config.shutdown_timeout - CLOSING))
+            await self.server.stop(grace=max(0.0, self._config.shutdown_timeout - self._closing))
         finally:
             background.cancel()
             await asyncio.wait([background], timeout=CLOSING)  # never wait for a broker

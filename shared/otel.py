@@ -1,5 +1,6 @@
 """The exporter that speaks OTLP over HTTP; imported only where it is wanted."""
 
+import threading
 from importlib.metadata import version
 from typing import Final
 
@@ -17,7 +18,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from shared.tracing import Span, ids, known
+from shared.tracing import CLOSE_TIMEOUT, Span, ids, known
 
 _KINDS: Final = {
     "server": SpanKind.SERVER,
@@ -37,7 +38,7 @@ class OtlpExporter:
         resource = Resource.create({
             "service.name": f"correio-{role.replace(' ', '-')}", "service.version": release,
         })  # fmt: skip
-        self._provider = TracerProvider(resource=resource)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         target = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_TIMEOUT)
         self._provider.add_span_processor(BatchSpanProcessor(target))
         self._tracer = self._provider.get_tracer("correio", release)
@@ -60,5 +61,10 @@ class OtlpExporter:
         made.end(end_time=span.ended * _NANOSECONDS)
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left; see `shared.tracing.Exporter`.
+
+        The library would wait for each of its batches in turn, and takes no limit for it.
+        """
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(CLOSE_TIMEOUT)

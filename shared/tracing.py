@@ -8,12 +8,15 @@ whoever begins a trace decides that.
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct
 
 from shared.config import TelemetryConfig
 from shared.errors import ConfigError
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds that the last spans may cost a process that ends."""
 
 Kind = Literal["server", "consumer", "client"]
 Attribute = str | int | float | bool
@@ -51,7 +54,7 @@ class Exporter(Protocol):
         ...
 
     def close(self) -> None:
-        """Send what is left, for a few seconds at most."""
+        """Send what is left, for `CLOSE_TIMEOUT` at most; then it is dropped."""
         ...
 
 

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from aiohttp import web
+from msgspec import structs
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from deploy.local.provide import PrivateBroker
@@ -16,6 +18,7 @@ from shared.config import TelemetryConfig
 from tests.support import events as ev
 from tests.support.deliveries import until
 from tests.support.http import ask, request
+from tests.support.receiver import FakeBroker, running, settings
 from tests.support.world import Listener, world
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -98,3 +101,16 @@ def test_only_sampled_traces_are_told() -> None:
     finally:
         tracing.close_tracing()
     assert not tracing.is_sampled(SAMPLED)
+
+
+@pytest.mark.parametrize(("collector", "left"), [("", 7.0), ("http://127.0.0.1:1", 6.0)])
+async def test_the_last_spans_have_their_share_of_the_time_for_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: str, left: float
+) -> None:
+    config = structs.replace(
+        settings(tmp_path, shutdown_timeout=8.0), telemetry=TelemetryConfig(otlp_endpoint=collector)
+    )
+    async with running(config, FakeBroker()) as receiver:
+        stop = mock.AsyncMock(wraps=receiver.server.stop)
+        monkeypatch.setattr(receiver.server, "stop", stop)
+    stop.assert_awaited_once_with(grace=left)
