@@ -37,6 +37,8 @@ class Context:
     def __init__(self) -> None:
         self.clock: Clock = SystemClock()
         self.screen = Console(highlight=False)
+        if not self.screen.is_terminal:
+            self.screen.width = UNBOUNDED  # nothing is printed wider than its screen
 
     @cached_property
     def config(self) -> Config:
@@ -93,7 +95,7 @@ class Context:
         if not table.row_count:
             self.screen.print(f"[bold]{title}[/bold]: none")
         else:
-            self.screen.print(table, width=None if self.screen.is_terminal else UNBOUNDED)
+            self.screen.print(table)
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)

@@ -73,7 +73,7 @@ async def correio(config: Path, *arguments: str) -> tuple[int, str, str]:
 
 
 def _run(config: Path, arguments: tuple[str, ...]) -> tuple[int, str, str]:
-    runner = CliRunner(env={"CORREIO_CONFIG": str(config), "COLUMNS": "300"})
+    runner = CliRunner(env={"CORREIO_CONFIG": str(config)})
     with runner.isolation() as (out, err, _), _logs_apart():
         try:
             status = run(arguments)
