@@ -113,6 +113,37 @@ def test_every_pod_sees_only_its_own_secrets() -> None:
         assert ("sealing-keys" in keys) == (container["name"] != "migrate")  # it opens nothing
 
 
+def test_the_receiver_gets_its_share_of_the_cpu_before_the_workers() -> None:
+    """A batch that waits too long is not sent again; what waits in a queue loses nothing."""
+    pods = {
+        container["name"]: container["resources"]["requests"]["cpu"]
+        for one in manifests()
+        if one["kind"] in WORKLOADS
+        for container in one["spec"]["template"]["spec"]["containers"]
+    }
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    units = {
+        unit: int(weight)
+        for unit in (one.stem for one in UNITS)
+        for weight in re.findall(r"^CPUWeight=(\d+)$", text_of(unit), re.MULTILINE)
+    }
+    for worker in ("events", "callbacks"):
+        assert millicores(pods["receiver"]) > millicores(pods[worker])
+        services = compose["services"]
+        assert services["receiver"]["cpu_shares"] > 1024 > services[worker]["cpu_shares"]
+        # A unit that says nothing, as the broker's, has 100.
+        assert units["correio-receiver"] > 100 > units[f"correio-{worker}@"]
+
+
+def text_of(unit: str) -> str:
+    return (DEPLOY / "systemd" / f"{unit}.service").read_text()
+
+
+def millicores(requested: str | int) -> int:
+    text = str(requested)
+    return int(text[:-1]) if text.endswith("m") else int(text) * 1000
+
+
 def test_workers_scale_by_their_queue_with_a_floor() -> None:
     scaled = {one["metadata"]["name"]: one["spec"] for one in manifests()
               if one["kind"] == "ScaledObject"}  # fmt: skip
@@ -193,7 +224,7 @@ def test_make_secrets_makes_them_once(tmp_path: Path) -> None:
 
 def credentials(unit: str) -> dict[str, str]:
     """Setting → the file that a unit takes it from."""
-    text = (DEPLOY / "systemd" / f"{unit}.service").read_text()
+    text = text_of(unit)
     files = dict(re.findall(r"^LoadCredential=(\S+):(\S+)$", text, re.MULTILINE))
     return {name: files[one] for name, one in re.findall(r"(CORREIO_\w+)_FILE=%d/(\S+)", text)}
 
@@ -231,7 +262,7 @@ def test_the_command_on_a_host_has_the_settings_of_the_consoles_unit() -> None:
     )
     wanted = credentials("correio-console").items()
     assert read == {name: Path(file).name for name, file in wanted}
-    unit = (DEPLOY / "systemd" / "correio-console.service").read_text()
+    unit = text_of("correio-console")
     plain = set(re.findall(r"(CORREIO_\w+=[^%\s]+)(?=\s)", unit))
     plain = {one for one in plain if not one.startswith("CORREIO_OPS__")}  # it serves nothing
     assert plain <= set(re.findall(r"CORREIO_\w+=\S+", command))
