@@ -29,6 +29,9 @@ STILL = f"+0x{MINUTES}"
 
 AGE = 'correio_queue_oldest_message_age_seconds{queue="correio.events",instance="console"}'
 
+ACCEPTED = 'correio_receiver_batches_total{source="klavi",route="broker",instance="a"}'
+REFUSED = 'correio_receiver_refused_total{{source="klavi",reason="{}",instance="a"}}'
+
 HEALTHY = {
     'correio_receiver_broker_connected{instance="a"}': f"1{STILL}",
     'correio_receiver_broker_connected{instance="b"}': f"1{STILL}",
@@ -45,6 +48,9 @@ HEALTHY = {
     'correio_spool_damaged_total{instance="a"}': f"0{STILL}",
     'correio_spool_damaged_total{instance="b"}': f"1{STILL}",  # long ago
     'process_start_time_seconds{instance="b"}': f"0{STILL}",
+    ACCEPTED: f"0+9x{MINUTES}",
+    REFUSED.format("bad-signature"): f"0+1x{MINUTES}",  # of strangers
+    REFUSED.format("overloaded"): f"0{STILL}",
     'correio_events_paused{instance="c"}': f"0{STILL}",
     'correio_events_paused{instance="c2"}': f"0{STILL}",
     'correio_retention_ended_timestamp_seconds{instance="c"}': f"0+60x{MINUTES}",
@@ -124,6 +130,14 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, dict[str, str]]]] = {
         {one: f"0{STILL}" if one.startswith("up") else GONE
          for one in RECEIVERS if 'instance="b"' in one},
         {"CorreioReceiverDown": {"job": "correio-receiver", "instance": "b"}},
+    ),
+    "a secret changed by the source": (
+        {ACCEPTED: f"0+9x{MINUTES - 20} {9 * (MINUTES - 20)}+0x20"},
+        {"CorreioBatchesRefused": {"source": "klavi", "reason": "bad-signature"}},
+    ),
+    "receiver overloaded": (
+        {REFUSED.format("overloaded"): f"0+1x{MINUTES}"},
+        {"CorreioBatchesRefused": {"source": "klavi", "reason": "overloaded"}},
     ),
     "console gone": ({AGE: GONE}, {"CorreioAgesUnseen": {}}),
     "spool unwritable": (
