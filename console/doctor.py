@@ -187,7 +187,10 @@ async def _broker(config: Config) -> Finding:
     except TopologyError as error:
         return Finding("broker", ok=False, found=str(error), remedy="run `correio migrate`")
     if broken := await _broken(config, found):
-        remedy = "see Queue broken in deploy/runbooks.md: `rabbitmqctl delete_queue NAME`"
+        remedy = (
+            "restart the broker once; if that does not help `rabbitmqctl delete_queue NAME` and "
+            "`correio migrate` (Queue broken in deploy/runbooks.md)"
+        )
         names = ", ".join(broken)
         return Finding("broker", ok=False, found=f"it cannot serve {names}", remedy=remedy)
     dead = sum(one.ready for one in found if one.name == "correio.dead")

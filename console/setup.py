@@ -19,11 +19,21 @@ from tenacity import (
 
 from console.context import NO, Context, json_option, pass_context, run
 from shared.broker import topology
-from shared.errors import BrokerUnavailableError, ConfigError, StoreUnavailableError
+from shared.errors import (
+    BrokerUnavailableError,
+    ConfigError,
+    StoreUnavailableError,
+    TopologyError,
+)
 from shared.store import migrate as store_migrate
 from shared.store.backup import back_up
 
 SEND_TIMEOUT = 30
+
+_OF_AN_ADMIN = (
+    "only the broker's admin may make queues: run the compose service `migrate`, the Job or the "
+    "unit `correio-migrate`"
+)
 
 
 @click.command()
@@ -53,8 +63,17 @@ async def _migrate(context: Context, wait: float) -> list[str]:
     ):
         with attempt:
             applied += await store_migrate.migrate(context.config.store.url)
-            await topology.declare(context.config.broker.url)
+            await _declare(context)
     return applied
+
+
+async def _declare(context: Context) -> None:
+    try:
+        await topology.declare(context.config.broker.url)
+    except TopologyError as error:
+        if "ACCESS_REFUSED" in str(error):
+            raise TopologyError(f"{error}; {_OF_AN_ADMIN}") from error
+        raise
 
 
 @click.command()

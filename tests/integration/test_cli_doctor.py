@@ -10,6 +10,7 @@ import apsw
 import pytest
 
 from deploy.local.provide import PrivateBroker
+from deploy.local.rabbitmq import USER
 from shared.broker import topology
 from shared.clock import SystemClock
 from shared.store.port import Store
@@ -62,10 +63,13 @@ async def test_doctor_names_a_queue_that_the_broker_cannot_start(
     await asyncio.to_thread(private_broker.start)
     fault = await _fault(correio, "broker")
     assert fault["found"] == "it cannot serve correio.events"
+    assert fault["remedy"].startswith("restart the broker once; if that does not help ")
     assert "rabbitmqctl delete_queue" in fault["remedy"]
     await asyncio.to_thread(private_broker.rabbitmqctl, "delete_queue", topology.EVENTS)
     await correio("migrate")
     assert (await correio("doctor"))["healthy"]
+    await asyncio.to_thread(private_broker.rabbitmqctl, "set_permissions", USER, "^$", ".*", ".*")
+    assert "run the compose service `migrate`" in await correio.text("migrate", exits=1)
 
 
 async def test_doctor_names_a_store_that_is_not_there(tmp_path: Path, broker_url: str) -> None:
