@@ -282,6 +282,19 @@ def test_the_steps_for_a_host_name_files_that_there_are() -> None:
     assert started == {one.stem for one in UNITS}
 
 
+def test_the_runbooks_name_processes_that_there_are() -> None:
+    table = [line for line in (DEPLOY / "runbooks.md").read_text().splitlines() if line[0:1] == "|"]
+    units = re.findall(r"(?:systemctl restart|journalctl -u) ([\w-]+)", "".join(table))
+    assert set(units) <= {one.stem for one in UNITS}
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    services = re.findall(r"`(?:exec|logs --timestamps|restart) (\w+)", "".join(table))
+    assert set(services) <= compose["services"].keys() | {"deploy"}
+    workloads = {(one["kind"].lower(), one["metadata"]["name"]) for one in manifests()}
+    named = re.findall(r"\b(deploy|statefulset)/(correio-\w+)", "".join(table))
+    assert {(kind.replace("deploy", "deployment"), name) for kind, name in named} <= workloads
+    assert all((units, services, named))
+
+
 @pytest.mark.parametrize("place", ["compose", "kubernetes/base"])
 def test_the_configurations_of_containers_listen_to_the_outside(tmp_path: Path, place: str) -> None:
     assert read_with_secrets(DEPLOY / place / "correio.toml", tmp_path).console.host == "0.0.0.0"
