@@ -1,7 +1,8 @@
 #!/bin/sh
-# Make the secrets of a host, once, as root; what is there already stays.
+# Make the secrets of a host or of a cluster's overlay, once; what is there already stays.
 # usage: make-secrets.sh [FOLDER]
-# BROKER and STORE say where those are; CORREIO_GROUP is the group of the processes.
+# BROKER and STORE say where those are; CORREIO_GROUP is the group of the processes. With MANAGEMENT,
+# as rabbitmq:15672/%2F, there is a URL for KEDA, too.
 set -eu
 umask 077
 folder=${1:-/etc/correio/secrets}
@@ -20,6 +21,8 @@ for user in $(grep -o '^correio-[a-z]*' "$here/../rabbitmq/rights.txt"); do
     role=${user#correio-}
     [ "$role" = scaler ] || keep "broker-url-$role" "amqp://$user:$(cat "$folder/broker/$user")@$broker"
 done
+[ -z "${MANAGEMENT:-}" ] ||
+    keep management-url "http://correio-scaler:$(cat "$folder/broker/correio-scaler")@$MANAGEMENT"
 keep store-url "$store"
 keep sealing-keys "first:$(key)"
 keep sealing-index-key "$(key)"

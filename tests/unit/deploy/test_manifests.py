@@ -222,6 +222,19 @@ def test_make_secrets_makes_them_once(tmp_path: Path) -> None:
     assert read_key(first["sealing-index-key"].strip(), "index_key")
 
 
+def test_the_overlay_gets_every_secret_that_it_names(tmp_path: Path) -> None:
+    group = f"CORREIO_GROUP={grp.getgrgid(os.getgid()).gr_name}"
+    script = DEPLOY / "systemd" / "make-secrets.sh"
+    run("env", group, "MANAGEMENT=rabbitmq:15672/%2F", "sh", script, tmp_path)
+    (overlay,) = documents(BASE.parent / "overlays" / "example" / "kustomization.yaml")
+    (wanted,) = overlay["secretGenerator"]
+    made = {one.name for one in tmp_path.iterdir() if one.is_file()}
+    assert made == {Path(one).name for one in wanted["files"]}
+    password = (tmp_path / "broker" / "correio-scaler").read_text().strip()
+    url = (tmp_path / "management-url").read_text().strip()
+    assert url == f"http://correio-scaler:{password}@rabbitmq:15672/%2F"
+
+
 def credentials(unit: str) -> dict[str, str]:
     """Setting → the file that a unit takes it from."""
     text = text_of(unit)
@@ -272,7 +285,7 @@ def test_the_command_on_a_host_has_the_settings_of_the_consoles_unit() -> None:
 
 def test_the_steps_for_a_host_name_files_that_there_are() -> None:
     readme = (DEPLOY / "README.md").read_text()
-    steps = readme.partition("### On a host without containers")[2].partition("\n## ")[0]
+    steps = readme.partition("### On a host without containers")[2].partition("\n##")[0]
     named = set(re.findall(r"deploy/[\w./-]*\w", steps))
     assert len(named) > 3
     for one in named:
