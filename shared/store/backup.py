@@ -11,7 +11,7 @@ from pathlib import Path
 import apsw
 
 from shared.config import Secret
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreUnavailableError
 from shared.store.database import SqliteDatabase, immediate
 from shared.store.locate import sqlite_path
 
@@ -36,6 +36,7 @@ async def back_up(url: Secret, target: Path) -> int:
     await _require_absent(target, keys)
 
     def copy(connection: apsw.Connection) -> None:
+        _make(target)
         connection.execute("VACUUM INTO ?", (str(target),))
         made = apsw.Connection(str(target))
         try:
@@ -102,7 +103,7 @@ async def restore_keys(url: Secret, source: Path) -> int:
 
 
 def _save(connection: apsw.Connection, target: Path) -> None:
-    target.touch(mode=0o600)
+    _make(target)
     connection.execute("ATTACH ? AS kept", (str(target),))
     try:
         with immediate(connection):
@@ -112,6 +113,14 @@ def _save(connection: apsw.Connection, target: Path) -> None:
                 )
     finally:
         connection.execute("DETACH kept")
+
+
+def _make(target: Path) -> None:
+    """An empty file that only its owner reads, never open to others even for a moment."""
+    try:
+        target.touch(mode=0o600, exist_ok=False)
+    except OSError as error:
+        raise StoreUnavailableError(f"{target}: {error.strerror}") from error
 
 
 async def _require_absent(*targets: Path) -> None:

@@ -399,6 +399,17 @@ async def test_migrate_may_be_repeated(
     await opened.close()
 
 
+async def test_nobody_else_reads_a_backup(tmp_path: Path, broker_url: str) -> None:
+    correio = set_up(tmp_path, broker_url, f"sqlite:///{tmp_path}/store.db")
+    await correio("migrate")
+    await correio("backup", str(tmp_path / "copy"))
+    for one in ("copy", "copy.keys"):
+        assert (tmp_path / one).stat().st_mode & 0o777 == 0o600
+    nowhere = str(tmp_path / "gone" / "copy")
+    said = await correio.text("backup", nowhere, exits=1)
+    assert said == f"correio: {nowhere}: No such file or directory\n"
+
+
 async def test_commands_without_schema_say_what_to_run(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     apsw.Connection(str(path)).close()
