@@ -1,6 +1,7 @@
 """What every process does around its own work: configuration, logs, signals, health."""
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -19,7 +20,11 @@ from shared.tracing import close_tracing, configure_tracing
 
 log = get_logger(__name__)
 
+EXIT_FAULT = 1
 EXIT_USAGE = 2
+
+TAKEN = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
+"""What the system says of an address that cannot be listened on."""
 
 YOUNG = 20_000
 """Objects made, less those that went, between two looks for cycles among the youngest."""
@@ -45,7 +50,8 @@ class Service(Protocol):
 def main(role: str, build: Callable[[Config], Service]) -> int:
     """Run a service until SIGTERM or SIGINT; return the exit status.
 
-    2 means that the configuration cannot be used; the reason goes to standard error.
+    2 means that the configuration cannot be used, 1 that an address to listen on is taken or not
+    this machine's; the reason goes to standard error.
     """
     try:
         config = load_config()
@@ -55,6 +61,12 @@ def main(role: str, build: Callable[[Config], Service]) -> int:
     except ConfigError as error:
         print(f"correio {role}: {error}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
         return EXIT_USAGE
+    except OSError as error:
+        if error.errno not in TAKEN:
+            raise
+        told = f"{error}; end what listens there, or configure another host or port"
+        print(f"correio {role}: {told}", file=sys.stderr)  # noqa: T201 - as above
+        return EXIT_FAULT
     finally:
         close_tracing()
 
