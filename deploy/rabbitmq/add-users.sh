@@ -2,7 +2,7 @@
 # Make one user for each role with the rights of rights.txt; passwords are read from files.
 # usage: add-users.sh [--print] FOLDER [VHOST]    FOLDER holds one file per user, named like it
 # --print writes the definitions to standard output and leaves it to you to hand them to a broker
-# elsewhere, such as in a container: rabbitmqctl import_definitions FILE.
+# elsewhere, such as in a container: rabbitmqctl import_definitions FILE, or load_definitions = FILE.
 # RABBITMQCTL names the command to use, rabbitmqctl unless set. May be run again.
 set -eu
 umask 077
@@ -30,7 +30,8 @@ definitions() {
     done <<EOF
 $(grep -v '^#' "$here/rights.txt")
 EOF
-    printf '{"users":[%s],"permissions":[%s]}\n' "$users" "$permissions"
+    printf '{"vhosts":[{"name":%s}],"users":[%s],"permissions":[%s]}\n' \
+        "$(text "$vhost")" "$users" "$permissions"
 }
 
 if [ "$only_print" ]; then

@@ -1,6 +1,7 @@
 """What deploy/README.md tells operators to do, done to real processes under load."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from deploy.local.postgres import Postgres
 from deploy.local.provide import PrivateBroker
 from deploy.local.rabbitmq import Node, free_port
 from shared.broker import topology
+from shared.errors import TopologyError
 from shared.store.schema import load_migrations
 from tests.support import books
 from tests.support.deliveries import until
@@ -255,6 +257,26 @@ def test_users_may_have_any_password(tmp_path: Path) -> None:
         [one["user"], one["configure"], one["write"], one["read"]] for one in made["permissions"]
     ] == [one[:4] for one in rights]
     assert {one["vhost"] for one in made["permissions"]} == {"/our"}
+
+
+@pytest.mark.timeout(120)
+async def test_a_broker_begins_with_the_users_of_compose(tmp_path: Path) -> None:
+    shell(f"{DEPLOY}/compose/make-secrets.sh {tmp_path}", tmp_path)
+    (line,) = re.findall(
+        r"^load_definitions.*$", (DEPLOY / "compose" / "rabbitmq.conf").read_text(), re.MULTILINE
+    )
+    there = line.replace("/etc/rabbitmq/correio.json", str(tmp_path / "rabbitmq-definitions"))
+    node = Node(tmp_path / "node", settings=there + "\n")
+    await asyncio.to_thread(node.start)
+    try:
+        for role, may in (("events", False), ("admin", True)):
+            url = (tmp_path / f"broker-url-{role}").read_text().strip()
+            declared = topology.declare(url.replace("rabbitmq:5672", f"127.0.0.1:{node.port}"))
+            with contextlib.nullcontext() if may else pytest.raises(TopologyError):
+                await declared
+        assert "correio\t" not in await asyncio.to_thread(node.rabbitmqctl, "list_users")
+    finally:
+        await asyncio.to_thread(node.stop)
 
 
 def url_of(broker: Node, user: str) -> str:

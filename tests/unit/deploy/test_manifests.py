@@ -4,6 +4,7 @@ What cannot be checked here is said in deploy/README.md.
 """
 
 import grp
+import json
 import os
 import re
 import shutil
@@ -194,9 +195,6 @@ def test_compose_names_only_what_it_has() -> None:
              for service in compose["services"].values()
              for one in service.get("secrets", [])]  # fmt: skip
     assert set(named) == compose["secrets"].keys()
-    script = (DEPLOY / "compose" / "make-secrets.sh").read_text()
-    for one in compose["secrets"].values():
-        assert Path(one["file"]).name in script
     for one in compose["configs"].values():
         assert (DEPLOY / one["file"]).is_file()
     for service in compose["services"].values():
@@ -210,16 +208,39 @@ def test_compose_names_only_what_it_has() -> None:
 
 
 def test_make_secrets_makes_them_once(tmp_path: Path) -> None:
-    script = shutil.copy(DEPLOY / "compose" / "make-secrets.sh", tmp_path)
-    run("sh", script)
-    first = {one.name: one.read_text() for one in (tmp_path / "secrets").iterdir()}
-    run("sh", script)
-    assert {one.name: one.read_text() for one in (tmp_path / "secrets").iterdir()} == first
+    script = DEPLOY / "compose" / "make-secrets.sh"
+    run("sh", script, tmp_path)
+    first = {one.name: one.read_text() for one in tmp_path.iterdir() if one.is_file()}
+    run("sh", script, tmp_path)
+    again = {one.name: one.read_text() for one in tmp_path.iterdir() if one.is_file()}
+    assert again == first
     (compose,) = documents(DEPLOY / "compose.yaml")
-    assert {Path(one["file"]).name for one in compose["secrets"].values()} <= first.keys()
-    assert first["rabbitmq-password"].strip() in first["broker-url"]
+    assert {Path(one["file"]).name for one in compose["secrets"].values()} == first.keys()
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in first} == {0o644}
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+    assert first["postgres-password"].strip() in first["store-url"]
+    users = {
+        one["name"]: one["password"] for one in json.loads(first["rabbitmq-definitions"])["users"]
+    }
+    assert (
+        f"amqp://correio-events:{users['correio-events']}@rabbitmq:5672/"
+        in first["broker-url-events"]
+    )
     assert KeyRing.read(first["sealing-keys"]).ids == ("first",)
     assert read_key(first["sealing-index-key"].strip(), "index_key")
+
+
+def test_every_container_sees_only_its_own_secrets() -> None:
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    for name, service in compose["services"].items():
+        if not service["image"].startswith("correio:"):
+            continue
+        broker, *others = service["secrets"]
+        role = "admin" if name == "migrate" else name
+        assert broker == {"source": f"broker-url-{role}", "target": "broker-url"}
+        named = {Path(one).name for one in service["environment"].values()}
+        # What the one configuration file names is read by all.
+        assert {"broker-url", *others} == named | {"source-klavi", "operator"}
 
 
 def test_the_overlay_gets_every_secret_that_it_names(tmp_path: Path) -> None:
