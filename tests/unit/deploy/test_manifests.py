@@ -18,6 +18,7 @@ import yaml
 
 from deploy.kubernetes.make_rule import RULE, text
 from deploy.local.stack import ROLES
+from receiver.supervisor import KILL_MARGIN
 from shared.broker.topology import CALLBACKS, EVENTS
 from shared.config import Config, load_config
 from shared.sealing import KeyRing, read_key
@@ -30,6 +31,8 @@ CORE = {
     "ServiceAccount", "StatefulSet", "Deployment", "Service", "PodDisruptionBudget", "Job",
     "NetworkPolicy", "Namespace",
 }  # fmt: skip
+SPAN_MARGIN = 1.0
+"""Seconds that the last spans may take beyond."""
 WORKLOADS = {"StatefulSet", "Deployment", "Job"}
 
 
@@ -138,6 +141,20 @@ def test_the_receiver_gets_its_share_of_the_cpu_before_the_workers() -> None:
 
 def text_of(unit: str) -> str:
     return (DEPLOY / "systemd" / f"{unit}.service").read_text()
+
+
+def test_nobody_is_killed_while_it_ends_in_good_order() -> None:
+    wanted = Config().receiver.shutdown_timeout + KILL_MARGIN + SPAN_MARGIN
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    patience = {
+        float(service["stop_grace_period"].removesuffix("s"))
+        for service in compose["services"].values()
+        if service["image"].startswith("correio:")
+    }
+    for one in UNITS:
+        (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", one.read_text(), re.MULTILINE)
+        patience.add(float(seconds))
+    assert min(patience) >= wanted
 
 
 def millicores(requested: str | int) -> int:
@@ -337,6 +354,7 @@ def test_the_configurations_of_containers_listen_to_the_outside(tmp_path: Path, 
 def test_the_configuration_of_a_host_leaves_the_outside_to_a_proxy(tmp_path: Path) -> None:
     config = read_with_secrets(HOST, tmp_path)
     assert config.console.host == config.receiver.host == "127.0.0.1"
+    assert config.console.secure_cookies
 
 
 def read_with_secrets(path: Path, folder: Path) -> Config:
