@@ -162,8 +162,11 @@ class DeliveryStore(Protocol):
         """Give claimed deliveries back unattempted, to be woken at `now`."""
         ...
 
-    async def hold(self, endpoint: str, *, now: int) -> int:
-        """Hold every pending or retrying delivery of an endpoint; returns how many."""
+    async def hold(self, endpoint: str, *, now: int, limit: int) -> int:
+        """Hold up to `limit` pending or retrying deliveries of an endpoint; returns how many.
+
+        Fewer than `limit` mean that none is left but what somebody else is just changing.
+        """
         ...
 
     async def release_held(self, endpoint: str, *, now: int, limit: int) -> int:

@@ -186,7 +186,7 @@ async def test_a_lease_given_back_wakes_at_once(filled: Store) -> None:
 
 
 async def test_held_deliveries_wait_and_are_released_oldest_first(filled: Store) -> None:
-    assert await filled.hold("crm", now=NOW) == 2
+    assert await filled.hold("crm", now=NOW, limit=9) == 2
     assert (await Queries(filled).endpoint_counts())["crm"] == {HELD: 2}
     assert not await claim(filled)
     assert {one.id for one in await filled.take_wakeups(now=NOW, grace=1, limit=10)} == {"d3"}
@@ -197,9 +197,17 @@ async def test_held_deliveries_wait_and_are_released_oldest_first(filled: Store)
     assert one.due_at == NOW + 1
 
 
+async def test_no_more_is_held_at_once_than_asked_for(filled: Store) -> None:
+    assert await filled.hold("crm", now=NOW, limit=1) == 1
+    assert (await Queries(filled).endpoint_counts())["crm"] == {HELD: 1, PENDING: 1}
+    assert await filled.hold("crm", now=NOW, limit=2) == 1
+    assert await filled.hold("crm", now=NOW, limit=2) == 0
+    assert await Queries(filled).endpoint_counts() == {"crm": {HELD: 2}, "audit": {PENDING: 1}}
+
+
 async def test_a_failure_of_what_was_held_meanwhile_leaves_it_held(filled: Store) -> None:
     await claim(filled)
-    await filled.hold("crm", now=NOW)
+    await filled.hold("crm", now=NOW, limit=9)
     assert await filled.record([attempt(RETRYING)]) == []
     assert await state_of(filled) is HELD
     assert (await filled.load(["d1"]))[0].lease_until is None
@@ -207,7 +215,7 @@ async def test_a_failure_of_what_was_held_meanwhile_leaves_it_held(filled: Store
 
 async def test_a_success_of_what_was_held_meanwhile_ends_it(filled: Store) -> None:
     await claim(filled)
-    await filled.hold("crm", now=NOW)
+    await filled.hold("crm", now=NOW, limit=9)
     assert await filled.record([attempt(DELIVERED)]) == ["d1"]
     assert await state_of(filled) is DELIVERED
 
@@ -226,7 +234,7 @@ async def test_the_most_overdue_is_known(filled: Store) -> None:
         await claim(filled, one)
         await filled.record([attempt(DELIVERED, one=one)])
     assert await filled.oldest_due() == NOW + 1_000
-    await filled.hold("crm", now=NOW)
+    await filled.hold("crm", now=NOW, limit=9)
     assert await filled.oldest_due() is None
 
 

@@ -106,7 +106,7 @@ async def test_what_is_not_delivered_keeps_its_aggregate_for_longer(life: Life, 
     if state in ("retrying", "exhausted"):
         await life.deliver(DeliveryState(state))
     if state == "held":
-        await life.store.hold("crm", now=life.clock.now())
+        await life.store.hold("crm", now=life.clock.now(), limit=100)
     life.pass_days(59)
     await life.retain()
     assert ev.CONSENT in life.statuses()

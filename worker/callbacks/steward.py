@@ -27,6 +27,10 @@ INTERVAL: Final = 1.0
 RELEASES: Final = 10
 """Releases between two looks: small ones, since a burst would hold live deliveries up."""
 
+HOLDS: Final = 2_000
+"""Deliveries that are held at once: a backlog of any size keeps others waiting for a moment only,
+and is never too much for one statement."""
+
 LOOK_AGAIN: Final = 30
 """Looks after which every enabled endpoint is searched for held deliveries once more: one may
 have been written as held by a transaction that began before its endpoint was resumed."""
@@ -47,6 +51,7 @@ class Steward:
         self._lanes = lanes.all
         self._rate = means.config.release_rate
         self._to_hold: set[str] = set()
+        self._holding: dict[str, int] = {}  # how many so far
         self._releasing: dict[str, Release] = {}
         self._looks = 0
 
@@ -72,13 +77,15 @@ class Steward:
         self.hold_soon(endpoint)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look once a second until `stop` is set, and release a little more often."""
+        """Look once a second until `stop` is set; hold and release a little more often."""
         for tick in itertools.count():
             if stop.is_set():
                 return
             try:
                 if tick % RELEASES == 0:
                     await self.look()
+                else:
+                    await self.hold()
                 await self.release()
             except TRANSIENT as error:
                 await first_of(stop.wait(), self._means.patience.recovered(error))
@@ -99,7 +106,19 @@ class Steward:
                 self._releasing.setdefault(name, Release())
             lane.open = enabled
         self._looks += 1
-        for endpoint in sorted(stopped | self._to_hold):
+        for endpoint in stopped | self._to_hold:
+            self._holding.setdefault(endpoint, 0)
+        self._to_hold.clear()
+        await self.hold()
+
+    async def hold(self) -> None:
+        """Hold some more of what waits for each endpoint that gets nothing.
+
+        Raises:
+            StoreUnavailableError: the next time does the rest.
+            StoreConflictError: likewise.
+        """
+        for endpoint in sorted(self._holding):
             await self._hold(endpoint)
 
     async def release(self) -> None:
@@ -129,8 +148,11 @@ class Steward:
 
     async def _hold(self, endpoint: str) -> None:
         if not self.may_call(endpoint):
-            held = await self._means.store.hold(endpoint, now=self._means.clock.now())
-            if held:
-                metrics.HELD.labels(endpoint).inc(held)
-                log.info("deliveries.held", endpoint=endpoint, count=held)
-        self._to_hold.discard(endpoint)
+            now = self._means.clock.now()
+            held = await self._means.store.hold(endpoint, now=now, limit=HOLDS)
+            metrics.HELD.labels(endpoint).inc(held)
+            self._holding[endpoint] += held
+            if held == HOLDS:
+                return
+        if count := self._holding.pop(endpoint):
+            log.info("deliveries.held", endpoint=endpoint, count=count)

@@ -108,10 +108,12 @@ FROM mine WHERE d.id = mine.id
 
 _HOLD = """
 WITH waiting AS (
-    SELECT id FROM deliveries WHERE endpoint = %s AND state IN ('pending', 'retrying')
-    ORDER BY id FOR UPDATE
+    SELECT id FROM deliveries
+    WHERE endpoint = %(endpoint)s AND state IN ('pending', 'retrying')
+    LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
-UPDATE deliveries d SET state = 'held', updated_at = %s FROM waiting WHERE d.id = waiting.id
+UPDATE deliveries d SET state = 'held', updated_at = %(now)s
+FROM waiting WHERE d.id = waiting.id
 """
 
 _RELEASE_HELD = """
@@ -181,15 +183,13 @@ class PostgresDeliveries(PostgresPart):
         async with self._transaction(lasting=False) as connection:
             await execute(connection, _RELEASE_LEASES, (list(ids), lease, now))
 
-    async def hold(self, endpoint: str, *, now: int) -> int:
+    async def hold(self, endpoint: str, *, now: int, limit: int) -> int:
         """See `shared.store.port.DeliveryStore`."""
-        return await self._change(_HOLD, (endpoint, now))
+        return await self._some(_HOLD, endpoint, now=now, limit=limit)
 
     async def release_held(self, endpoint: str, *, now: int, limit: int) -> int:
         """See `shared.store.port.DeliveryStore`."""
-        async with self._transaction() as connection:
-            values = {"endpoint": endpoint, "now": now, "limit": limit}
-            return (await connection.execute(_RELEASE_HELD, values)).rowcount
+        return await self._some(_RELEASE_HELD, endpoint, now=now, limit=limit)
 
     async def endpoint_rows(self) -> dict[str, EndpointRow]:
         """See `shared.store.port.DeliveryStore`."""
@@ -209,6 +209,12 @@ class PostgresDeliveries(PostgresPart):
         )
         found: int | None = oldest
         return found
+
+    async def _some(self, statement: str, endpoint: str, *, now: int, limit: int) -> int:
+        """Change up to `limit` deliveries of an endpoint; return how many."""
+        async with self._transaction() as connection:
+            values = {"endpoint": endpoint, "now": now, "limit": limit}
+            return (await connection.execute(statement, values)).rowcount
 
     async def _answers(
         self, connection: Connection, attempts: Sequence[AttemptRecord]

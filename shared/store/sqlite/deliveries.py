@@ -99,8 +99,10 @@ UPDATE deliveries SET lease = NULL, lease_until = NULL, wake_at = ? WHERE id = ?
 """
 
 _HOLD = """
-UPDATE deliveries SET state = 'held', updated_at = ?
-WHERE endpoint = ? AND state IN ('pending', 'retrying')
+UPDATE deliveries SET state = 'held', updated_at = ?1
+WHERE id IN (
+    SELECT id FROM deliveries WHERE endpoint = ?2 AND state IN ('pending', 'retrying') LIMIT ?3
+)
 """
 
 _RELEASE_HELD = """
@@ -180,9 +182,9 @@ class SqliteDeliveries(SqlitePart):
             lasting=False,
         )
 
-    async def hold(self, endpoint: str, *, now: int) -> int:
+    async def hold(self, endpoint: str, *, now: int, limit: int) -> int:
         """See `shared.store.port.DeliveryStore`."""
-        return await self._change(_HOLD, (now, endpoint))
+        return await self._change(_HOLD, (now, endpoint, limit))
 
     async def release_held(self, endpoint: str, *, now: int, limit: int) -> int:
         """See `shared.store.port.DeliveryStore`."""

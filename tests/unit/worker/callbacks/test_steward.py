@@ -1,5 +1,6 @@
 """Statuses followed, deliveries held and released, on a clock that tests move."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -62,7 +63,11 @@ def steward(store: SqliteStore, *, rate: int = 100) -> Steward:
 
 
 def held(url: str) -> int:
-    return sum(one.state == "held" for one in rows(url).values())
+    return held_of(url).total()
+
+
+def held_of(url: str) -> Counter[str]:
+    return Counter(one.endpoint for one in rows(url).values() if one.state == "held")
 
 
 async def test_what_is_paused_is_held_and_what_comes_later_too(
@@ -78,6 +83,38 @@ async def test_what_is_paused_is_held_and_what_comes_later_too(
     await made.look()
     await made.release()
     assert held(url) == 5
+
+
+async def test_a_backlog_is_held_in_steps_between_which_the_store_serves_others(
+    store: SqliteStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.callbacks.steward.HOLDS", 2)
+    made = steward(store)
+    await seed(store, endpoints=["crm", "gone"], due=[NOW] * 5)
+    await store.set_endpoint("crm", EndpointStatus.PAUSED, reason="", now=NOW)
+    made.hold_soon("gone")
+    await made.look()
+    assert held_of(url) == {"crm": 2, "gone": 2}
+    await made.hold()
+    assert held_of(url) == {"crm": 4, "gone": 4}
+    await made.hold()
+    assert held_of(url) == {"crm": 5, "gone": 5}
+
+
+async def test_what_is_left_of_a_backlog_is_not_held_once_its_endpoint_is_back(
+    store: SqliteStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.callbacks.steward.HOLDS", 2)
+    made = steward(store)
+    await seed(store, endpoints=["crm"], due=[NOW] * 5)
+    await store.set_endpoint("crm", EndpointStatus.PAUSED, reason="", now=NOW)
+    await made.look()
+    await store.set_endpoint("crm", EndpointStatus.ENABLED, reason="", now=NOW)
+    await made.look()
+    await made.hold()
+    assert held(url) == 2
+    await made.release()
+    assert held(url) == 0
 
 
 @pytest.mark.parametrize(("rate", "after"), [(100, 90), (10, 99), (4, 100)])
