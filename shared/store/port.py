@@ -155,6 +155,7 @@ class DeliveryStore(Protocol):
         the history, but moves nothing unless it was a success. Returns the ids that moved.
         A delivery that becomes retrying has its due time as wake time. A result for a delivery
         that was cancelled or held meanwhile is appended; only a success changes its state.
+        Recording again what has moved its delivery does nothing.
         """
         ...
 

@@ -254,6 +254,22 @@ async def test_attempts_of_one_delivery_recorded_together_get_numbers_of_their_o
     assert (one.state, one.attempts, one.lease_until) == (RETRYING, 3, None)
 
 
+@pytest.mark.parametrize("state", [DELIVERED, RETRYING, EXHAUSTED, HELD])
+async def test_an_attempt_is_kept_once_though_it_is_recorded_again(
+    filled: Store, store_url: str, state: DeliveryState
+) -> None:
+    await claim(filled)
+    made = attempt(state, due_at=NOW + 3_000)
+    assert await filled.record([made]) == ["d1"]
+    await filled.record([made])  # the answer to the commit was lost
+    await claim(filled, lease="M", now=NOW + 3_000)
+    await filled.record([made])
+    assert books.fetch(store_url, "SELECT number FROM attempts") == [(1,)]
+    (one,) = await filled.load(["d1"])
+    assert (one.state, one.attempts) == (state, 1)
+    assert one.lease_until == (NOW + 23_000 if state is RETRYING else None)
+
+
 @pytest.mark.parametrize("ended", [DELIVERED, RETRYING])
 async def test_of_what_was_cancelled_meanwhile_only_a_success_counts(
     filled: Store, store_url: str, ended: DeliveryState

@@ -58,16 +58,23 @@ WITH free AS (
 
 _LOCK = "SELECT id FROM deliveries WHERE id = ANY (%s) ORDER BY id FOR UPDATE"
 
+# Who did not hear of a commit records again what it moved: that is known by what it left behind.
+_RECORDED = """
+d.attempts >= n.number AND d.state = n.state AND d.due_at = n.due_at
+AND d.updated_at = n.ended AND d.last_outcome = n.outcome
+"""
+
 # Attempts go by their age, so their number is counted at the delivery and never from what is left.
-_INSERT_ATTEMPTS = """
+_INSERT_ATTEMPTS = f"""
 INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer, private)
 SELECT n.id, greatest(n.number, d.attempts + 1),
        n.at, n.duration_ms, n.outcome, n.status, n.error, '', n.private
 FROM unnest(%b::text[], %b::integer[], %b::bigint[], %b::integer[], %b::text[], %b::integer[],
-            %b::text[], %b::bytea[])
-    AS n (id, number, at, duration_ms, outcome, status, error, private)
+            %b::text[], %b::bytea[], %b::text[], %b::bigint[], %b::bigint[])
+    AS n (id, number, at, duration_ms, outcome, status, error, private, state, due_at, ended)
 JOIN deliveries d ON d.id = n.id
-"""
+WHERE NOT ({_RECORDED})
+"""  # noqa: S608 - parts of our own
 
 _KEYS = """
 SELECT d.id, d.aggregate_id, k.wrapped_by, k.key
@@ -90,13 +97,16 @@ WHERE d.id = n.id AND (
 RETURNING d.id
 """
 
-_COUNT_AND_FREE = """
+_COUNT_AND_FREE = f"""
 UPDATE deliveries d SET
     attempts = greatest(n.number, d.attempts + 1),
     lease = CASE WHEN d.lease = n.lease THEN NULL ELSE d.lease END,
     lease_until = CASE WHEN d.lease = n.lease THEN NULL ELSE d.lease_until END
-FROM unnest(%b::text[], %b::text[], %b::integer[]) AS n (id, lease, number) WHERE d.id = n.id
-"""
+FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[],
+            %b::text[], %b::integer[])
+    AS n (id, lease, state, due_at, ended, outcome, error, number)
+WHERE d.id = n.id AND NOT ({_RECORDED})
+"""  # noqa: S608 - parts of our own
 
 _RELEASE_LEASES = """
 WITH mine AS (
@@ -244,7 +254,8 @@ async def _record(
         [
             (
                 one.delivery_id, one.number, one.at, one.duration_ms, one.outcome, one.status,
-                one.error, answers.get(one),
+                one.error, answers.get(one), one.state.value, one.due_at,
+                one.at + one.duration_ms,
             )
             for one in attempts
         ],
@@ -258,8 +269,6 @@ async def _record(
     ]  # fmt: skip
     moved = [one for (one,) in await rows(connection, _MOVE, columns(moves))]
     known = set(moved)
-    rest = [
-        (one.delivery_id, one.lease, one.number) for one in attempts if one.delivery_id not in known
-    ]
+    rest = [one for one in moves if one[0] not in known]
     await insert_all(connection, _COUNT_AND_FREE, rest)
     return moved

@@ -64,13 +64,20 @@ _CLAIMED = f"""
 {select_deliveries()} WHERE d.id IN (SELECT value FROM json_each(?1)) AND d.lease = ?2
 """  # noqa: S608 - parts of our own
 
+# Who did not hear of a commit records again what it moved: that is known by what it left behind.
+_RECORDED = """
+attempts >= n.value ->> 2 AND state = n.value ->> 9 AND due_at = n.value ->> 10
+AND updated_at = (n.value ->> 3) + (n.value ->> 4) AND last_outcome = n.value ->> 5
+"""
+
 # Attempts go by their age, so their number is counted at the delivery and never from what is left.
-_INSERT_ATTEMPTS = """
+_INSERT_ATTEMPTS = f"""
 INSERT INTO attempts (delivery_id, number, at, duration_ms, outcome, status, error, answer, private)
 SELECT d.id, max(n.value ->> 2, d.attempts + 1), n.value ->> 3, n.value ->> 4, n.value ->> 5,
        n.value ->> 6, n.value ->> 7, x'', unhex(n.value ->> 8)
 FROM json_each(?) AS n CROSS JOIN deliveries d ON d.id = n.value ->> 0
-"""
+WHERE NOT ({_RECORDED})
+"""  # noqa: S608 - parts of our own
 
 _MOVE = """
 UPDATE deliveries
@@ -86,13 +93,13 @@ WHERE deliveries.id = n.value ->> 0 AND (
 RETURNING deliveries.id
 """
 
-_COUNT_AND_FREE = """
+_COUNT_AND_FREE = f"""
 UPDATE deliveries SET
     attempts = max(n.value ->> 2, attempts + 1),
     lease = CASE WHEN lease = n.value ->> 1 THEN NULL ELSE lease END,
     lease_until = CASE WHEN lease = n.value ->> 1 THEN NULL ELSE lease_until END
-FROM json_each(?) AS n WHERE deliveries.id = n.value ->> 0
-"""
+FROM json_each(?) AS n WHERE deliveries.id = n.value ->> 0 AND NOT ({_RECORDED})
+"""  # noqa: S608 - parts of our own
 
 _RELEASE_LEASE = """
 UPDATE deliveries SET lease = NULL, lease_until = NULL, wake_at = ? WHERE id = ? AND lease = ?

@@ -19,7 +19,9 @@ from shared.broker import topology
 from shared.broker.consumer import BatchConsumer
 from shared.broker.publisher import Outgoing
 from shared.config import CallbacksConfig, Secret
+from shared.errors import StoreUnavailableError
 from shared.store.migrate import migrate
+from shared.store.rows import AttemptRecord
 from shared.store.sqlite.store import SqliteStore
 from shared.targets import Target
 from tests.support.books import fetch
@@ -269,6 +271,27 @@ async def test_a_replayed_delivery_runs_through_the_schedule_anew(tmp_path: Path
         await engine.store._database.run(lambda db: db.execute(replay, (now, now, one)).fetchall())
         await engine.run(until=lambda: engine.states() == {"exhausted"})
         assert [row[0] for row in attempts(engine.url)[one]] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_an_attempt_whose_record_was_lost_on_the_way_back_burns_no_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = structs.replace(CallbacksConfig(), schedule=(5.0, 30.0))
+    async with running(tmp_path, config) as engine:
+        record, lost = engine.store.record, [True, False, True, False, False]
+
+        async def recorded_unheard(made: Sequence[AttemptRecord]) -> list[str]:
+            moved = await record(made)
+            if lost.pop(0):
+                raise StoreUnavailableError("the connection was lost after the commit")
+            return moved
+
+        monkeypatch.setattr(engine.store, "record", recorded_unheard)
+        engine.caller.answer = lambda _: judge(500)
+        (one,) = await seed(engine.store, endpoints=["crm"], due=[START])
+        await engine.run(until=lambda: engine.states() == {"exhausted"})
+        assert [row[0] for row in attempts(engine.url)[one]] == [1, 2, 3]
+        assert len(engine.caller.made) == 3
 
 
 async def test_a_full_queue_holds_the_relay_back(tmp_path: Path, monkeypatch: Any) -> None:
