@@ -18,7 +18,8 @@ from worker.callbacks.record import Finished, Recorder
 log = get_logger(__name__)
 
 LOOK_INTERVAL: Final = 0.25
-"""Seconds between looks at lanes in which nothing happens: breakers close by time alone."""
+"""Seconds between looks at lanes in which nothing happens: breakers close by time alone, and what
+is claimed is given back by time alone."""
 
 
 class Dispatcher:
@@ -56,7 +57,8 @@ class Dispatcher:
                 continue
             if started:
                 continue
-            idle = self._means.clock.sleep(LOOK_INTERVAL) if self._lanes.waiting else stop.wait()
+            some = self._lanes.waiting or self._lanes.ready
+            idle = self._means.clock.sleep(LOOK_INTERVAL) if some else stop.wait()
             await first_of(stop.wait(), self._work.wait(), idle)
 
     async def step(self) -> bool:

@@ -6,7 +6,7 @@ Only the broker, the network and the time are stand-ins: a day passes in a secon
 import asyncio
 import contextlib
 import heapq
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -292,6 +292,37 @@ async def test_an_attempt_whose_record_was_lost_on_the_way_back_burns_no_retry(
         await engine.run(until=lambda: engine.states() == {"exhausted"})
         assert [row[0] for row in attempts(engine.url)[one]] == [1, 2, 3]
         assert len(engine.caller.made) == 3
+
+
+async def test_what_was_claimed_in_vain_is_given_back_though_nothing_else_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = structs.replace(CallbacksConfig(), max_in_flight=1)
+    async with running(tmp_path, config) as engine:
+        engine.lanes.all["crm"].mean_ms = 1.0
+        stop, given_back = asyncio.Event(), asyncio.Event()
+        release_leases = engine.store.release_leases
+
+        async def released(ids: Collection[str], **how: Any) -> None:
+            await release_leases(ids, **how)
+            given_back.set()
+
+        async def hanging(_target: Target, _delivery: Any) -> Call:
+            await stop.wait()
+            return Call(Succeeded(200), START, TOOK)
+
+        monkeypatch.setattr(engine.store, "release_leases", released)
+        monkeypatch.setattr(engine.caller, "attempt", hanging)
+        await engine.intake.sort(await seed(engine.store, endpoints=["crm"], due=[START] * 3))
+        dispatching = asyncio.create_task(engine.dispatcher.run(stop))
+        try:
+            async with asyncio.timeout(5):
+                await given_back.wait()
+            assert sum(one.lease is not None for one in rows(engine.url).values()) == 1
+        finally:
+            stop.set()
+            await dispatching
+            await engine.dispatcher.stop(grace=5)
 
 
 async def test_a_full_queue_holds_the_relay_back(tmp_path: Path, monkeypatch: Any) -> None:
