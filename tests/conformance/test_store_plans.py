@@ -64,3 +64,23 @@ async def test_a_few_keys_are_never_looked_up_by_reading_a_whole_table(
         for statement, values in lookups.items():
             plan = await rows(transaction, f"EXPLAIN {statement}", values)
             assert "Seq Scan" not in str(plan), statement
+
+
+@pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
+@pytest.mark.parametrize("analysed", [False, True])
+async def test_a_release_of_a_few_never_sorts_all_that_is_held(
+    store: Store, store_url: str, *, analysed: bool
+) -> None:
+    with psycopg.connect(store_url, autocommit=True) as connection:
+        connection.execute(GROW.encode())
+        connection.execute("UPDATE deliveries SET state = 'held' WHERE aggregate_id % 2 = 0")
+        if analysed:
+            connection.execute("ANALYZE")
+    values = {"endpoint": "crm", "now": 1, "limit": 10}
+    assert isinstance(store, PostgresStore)
+    async with store._transaction() as transaction:
+        await transaction.execute(callbacks._IN_ORDER)
+        found = await transaction.execute(f"EXPLAIN {callbacks._RELEASE_HELD}", values)
+        plan = str(await found.fetchall())
+    assert "deliveries_to_release" in plan
+    assert "Sort" not in plan
