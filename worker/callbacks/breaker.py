@@ -6,6 +6,7 @@ stateDiagram-v2
   Closed --> Closed: fewer failures in a row than the threshold
   Closed --> Open: one failure more
   Open --> Closed: a success of an attempt begun before
+  Open --> Open: the clock was put back, so its time is over
   Open --> HalfOpen: its time is over and a probe starts
   HalfOpen --> Closed: the probe succeeds
   HalfOpen --> Open: the probe fails, for twice the time up to a cap
@@ -100,3 +101,11 @@ def settled(state: Breaker, *, healthy: bool, now: int, policy: BreakerPolicy) -
             return Open(now + wait, times + 1)
         case _ as never:
             assert_never(never)
+
+
+def put_right(state: Breaker, *, now: int, policy: BreakerPolicy) -> Breaker:
+    """Over is the time of one that would be open for longer than any: the clock was put back."""
+    longest = max(policy.open_for, policy.open_max)
+    if isinstance(state, Open) and state.until > now + longest:
+        return Open(now, state.times)
+    return state

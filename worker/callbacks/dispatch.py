@@ -69,6 +69,8 @@ class Dispatcher:
             StoreConflictError: likewise.
         """
         now = self._means.clock.now()
+        for lane in self._lanes.all.values():
+            lane.put_right(now)
         await self._park_blocked(now)
         await self._give_back(self._lanes.take_back(now), now)
         self._start(now)

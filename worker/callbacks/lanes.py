@@ -129,6 +129,11 @@ class Lane:
                 return now + PARK_MIN  # its probe may end at any moment
         return None
 
+    def put_right(self, now: int) -> None:
+        """End what was to last for a while and would last for longer, since the clock went back."""
+        self.breaker = breaker.put_right(self.breaker, now=now, policy=self._policy)
+        self.pace = pace.put_right(self.pace, now=now, longest=self._longest_pause)
+
     def room(self, now: int) -> int:
         """How many attempts may start now."""
         if not self.open or self.blocked_until(now) is not None:

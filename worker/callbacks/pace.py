@@ -43,3 +43,10 @@ def slowed_down(pace: Pace, *, now: int, pause: float) -> Pace:
         limit=max(1.0, pace.limit / 2),
         not_before=max(pace.not_before, now + round(pause * 1000)),
     )
+
+
+def put_right(pace: Pace, *, now: int, longest: float) -> Pace:
+    """Over is a pause that would last for more than `longest` seconds: the clock was put back."""
+    if pace.not_before > now + round(longest * 1000):
+        return structs.replace(pace, not_before=now)
+    return pace

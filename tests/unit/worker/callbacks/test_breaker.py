@@ -58,6 +58,12 @@ def test_attempts_begun_before_it_opened() -> None:
     assert breaker.settled(Open(1_000, 1), healthy=True, now=10, policy=POLICY) == Closed()
 
 
+def test_when_the_clock_was_put_back_its_time_is_over() -> None:
+    assert breaker.put_right(Open(9_000, 2), now=3_999, policy=POLICY) == Open(3_999, 2)
+    for state in (Open(9_000, 2), Closed(1), HalfOpen(2)):
+        assert breaker.put_right(state, now=4_000, policy=POLICY) == state
+
+
 def test_starting_while_closed_changes_nothing() -> None:
     assert breaker.started(Closed(2)) == Closed(2)
 
@@ -74,6 +80,7 @@ def test_the_drawing_knows_every_change_of_state(state: Breaker) -> None:
     results = {fail(state, now) for now in nows}
     results |= {breaker.settled(state, healthy=True, now=now, policy=POLICY) for now in nows}
     results |= {breaker.abandoned(state, now=now) for now in nows}
+    results |= {breaker.put_right(state, now=now, policy=POLICY) for now in (-9_000, *nows)}
     results.add(breaker.started(state))
     changes = {(type(state).__name__, type(one).__name__) for one in results if one != state}
     assert changes <= drawn

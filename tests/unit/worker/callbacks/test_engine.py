@@ -257,6 +257,21 @@ async def test_an_open_breaker_spends_nothing_probes_and_closes(tmp_path: Path) 
         assert sum(counts) == len(ids) + opened + 1
 
 
+@pytest.mark.parametrize("bad", [judge(500), judge(429, retry_after=30.0)])
+async def test_a_clock_that_is_put_back_keeps_no_endpoint_from_being_called(
+    engine: Engine, bad: Outcome
+) -> None:
+    engine.caller.answer = lambda _: bad
+    await seed(engine.store, endpoints=["crm"], due=[START] * 30)
+    await engine.turn()
+    assert engine.lanes.all["crm"].blocked_until(START) is not None
+    engine.caller.answer = lambda _: Succeeded(200)
+    engine.clock.ms = back = START - 3_600_000
+    (one,) = await seed(engine.store, endpoints=["crm"], due=[back])
+    await engine.run(until=lambda: rows(engine.url)[one].state == "delivered")
+    assert engine.clock.ms < back + 60_000
+
+
 async def test_a_replayed_delivery_runs_through_the_schedule_anew(tmp_path: Path) -> None:
     config = structs.replace(CallbacksConfig(), schedule=(5.0, 30.0))
     async with running(tmp_path, config) as engine:

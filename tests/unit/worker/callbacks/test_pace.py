@@ -21,3 +21,9 @@ def test_a_pause_is_never_shortened_by_a_later_one() -> None:
     now = pace.slowed_down(pace.fresh(8), now=1_000, pause=5)
     assert now.not_before == 6_000
     assert pace.slowed_down(now, now=2_000, pause=1).not_before == 6_000
+
+
+def test_when_the_clock_was_put_back_a_pause_is_over() -> None:
+    now = pace.slowed_down(pace.fresh(8), now=1_000, pause=5)
+    assert pace.put_right(now, now=1_000, longest=5) == now
+    assert pace.put_right(now, now=999, longest=5).not_before == 999
