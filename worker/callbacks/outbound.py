@@ -57,12 +57,15 @@ async def publish(publisher: Publisher, messages: Iterable[Outgoing]) -> bool:
     return True
 
 
-async def delay(means: Means, due: Mapping[str, int]) -> None:
+async def delay(means: Means, due: Mapping[str, int]) -> bool:
     """Let deliveries come back when they are due: through delay queues, the store behind them.
 
     Args:
         means: the worker's.
         due: delivery id → when it is due, in Unix milliseconds.
+
+    Returns:
+        Whether the broker took its part; else the store wakes them all.
 
     Raises:
         StoreUnavailableError: they come back all the same, when their wake time passes.
@@ -77,3 +80,4 @@ async def delay(means: Means, due: Mapping[str, int]) -> None:
     published = await publish(means.publisher, messages.values())
     behind = {one: due[one] + grace for one in messages} if published else {}
     await means.store.park({**due, **behind})
+    return published

@@ -1,9 +1,13 @@
-"""Writing back what came of attempts: those that end close together in one transaction."""
+"""Writing back what came of attempts: those that end close together in one transaction.
+
+Their retries are arranged for beside that: a broker that confirms nothing must not keep what has
+been delivered from being written, for it would be delivered again once its lease ends.
+"""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
@@ -29,6 +33,8 @@ LINE = (
 )  # fmt: skip
 lines = LineWriter(__name__, "attempt.finished", LINE)
 
+T = TypeVar("T")
+
 GROUP: Final = 200
 """Attempts in one transaction at the most."""
 
@@ -50,39 +56,41 @@ class Recorder:
         self._gone = gone
         self._policy = Policy.of(means.config)
         self._queue: asyncio.Queue[Finished] = asyncio.Queue()
+        self._retries: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
 
     def put(self, finished: Finished) -> None:
         """Take an attempt that has ended."""
         self._queue.put_nowait(finished)
 
     async def drained(self) -> None:
-        """Return once everything taken so far is written."""
+        """Return once everything taken so far is written, and its retries are arranged for."""
         await self._queue.join()
+        await self._retries.join()
 
     async def run(self) -> None:
         """Record until cancelled."""
-        while True:
-            group = [await self._queue.get()]
-            while len(group) < GROUP and not self._queue.empty():
-                group.append(self._queue.get_nowait())
-            await self._write(group)
-            for _ in group:
-                self._queue.task_done()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_work_off(self._queue, self._write))
+            both.create_task(_work_off(self._retries, self._delay))
 
     async def _write(self, group: list[Finished]) -> None:
         records = [self._record_of(one) for one in group]
         moved = set(await self._means.patience.insist(lambda: self._means.store.record(records)))
-        retries = {}
         _tell(group, records)
         for record in records:
             if record.state is DeliveryState.RETRYING and record.delivery_id in moved:
-                retries[record.delivery_id] = record.due_at
-        if retries:
-            await self._means.patience.insist(lambda: delay(self._means, retries))
+                self._retries.put_nowait((record.delivery_id, record.due_at))
         for endpoint in {
             one.delivery.endpoint for one in group if isinstance(one.call.outcome, EndpointGone)
         }:
             await self._gone(endpoint)
+
+    async def _delay(self, retries: list[tuple[str, int]]) -> None:
+        if await self._means.patience.insist(lambda: delay(self._means, dict(retries))):
+            return
+        while not self._retries.empty():  # the store wakes them: that is how they are recorded
+            self._retries.get_nowait()
+            self._retries.task_done()
 
     def _record_of(self, one: Finished) -> AttemptRecord:
         call, delivery, outcome = one.call, one.delivery, one.call.outcome
@@ -106,6 +114,19 @@ class Recorder:
             state=decision.state,
             due_at=decision.due_at,
         )
+
+
+async def _work_off(
+    queue: asyncio.Queue[T], work: Callable[[list[T]], Coroutine[Any, Any, None]]
+) -> None:
+    """Do what is at hand together, again and again."""
+    while True:
+        group = [await queue.get()]
+        while len(group) < GROUP and not queue.empty():
+            group.append(queue.get_nowait())
+        await work(group)
+        for _ in group:
+            queue.task_done()
 
 
 def _tell(group: Sequence[Finished], records: Sequence[AttemptRecord]) -> None:

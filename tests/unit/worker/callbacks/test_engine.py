@@ -19,7 +19,7 @@ from shared.broker import topology
 from shared.broker.consumer import BatchConsumer
 from shared.broker.publisher import Outgoing
 from shared.config import CallbacksConfig, Secret
-from shared.errors import StoreUnavailableError
+from shared.errors import BrokerUnavailableError, StoreUnavailableError
 from shared.store.migrate import migrate
 from shared.store.rows import AttemptRecord
 from shared.store.sqlite.store import SqliteStore
@@ -286,6 +286,65 @@ async def test_a_replayed_delivery_runs_through_the_schedule_anew(tmp_path: Path
         await engine.store._database.run(lambda db: db.execute(replay, (now, now, one)).fetchall())
         await engine.run(until=lambda: engine.states() == {"exhausted"})
         assert [row[0] for row in attempts(engine.url)[one]] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_broker_that_confirms_nothing_holds_no_record_up(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, recorded, answered = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    record = engine.store.record
+
+    async def silent(_messages: Sequence[Outgoing]) -> None:
+        asked.set()
+        try:
+            await recorded.wait()
+        finally:
+            answered.set()
+
+    async def heard(made: Sequence[AttemptRecord]) -> list[str]:
+        moved = await record(made)
+        if asked.is_set():
+            assert not answered.is_set()
+            recorded.set()
+        return moved
+
+    bad, good = await seed(engine.store, endpoints=["crm"], due=[START] * 2)
+    engine.caller.answer = lambda one: judge(500) if one == bad else Succeeded(200)
+    monkeypatch.setattr(engine.broker, "publish", silent)
+    monkeypatch.setattr(engine.store, "record", heard)
+    await engine.intake.sort([bad])
+    await engine.dispatcher.step()
+    await asked.wait()
+    await engine.intake.sort([good])
+    await engine.dispatcher.step()
+    await engine.recorder.drained()
+    assert recorded.is_set()
+    assert {one.state for one in rows(engine.url).values()} == {"retrying", "delivered"}
+
+
+async def test_retries_that_the_broker_does_not_take_are_left_to_the_store(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def refused(_messages: Sequence[Outgoing]) -> None:
+        nonlocal asked
+        asked += 1
+        for one in later:
+            engine.recorder._retries.put_nowait((one, START + 9_000_000))
+        raise BrokerUnavailableError("gone")
+
+    first, *later = await seed(engine.store, endpoints=["crm"], due=[START] * 4)
+    engine.caller.answer = lambda _: judge(500)
+    monkeypatch.setattr(engine.broker, "publish", refused)
+    await engine.intake.sort([first])
+    await engine.dispatcher.step()
+    await asyncio.gather(*engine.dispatcher._attempts)
+    await engine.recorder.drained()
+    assert asked == 1
+    found = rows(engine.url)
+    assert found[first].wake_at == found[first].due_at > START
+    assert {found[one].wake_at for one in later} == {START}
 
 
 async def test_an_attempt_whose_record_was_lost_on_the_way_back_burns_no_retry(
