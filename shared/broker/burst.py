@@ -1,10 +1,10 @@
 """Publishing many messages in one write.
 
 The ordinary publish costs a task, a lock, a future and a queue hop for each message. Here all
-messages that wait are encoded together and handed to the connection's writer as one piece, and
-the broker's answers are matched here too; of aiormq's channel there remain opening, reading,
-writing and closing. Messages that come while a piece is being handed over form the next one, so
-load makes the pieces larger by itself.
+messages that come in one turn of the loop are encoded together and written on the connection as one
+piece, and the broker's answers are matched here too; of aiormq's channel there remain opening,
+reading and closing. When many come in one turn they are written in several pieces, so that the
+broker has something to do while the rest is still being read.
 
 This leans on attributes of aiormq's channel that its documentation does not promise. They are
 used in this module only; `fits` looks for them at every connect, and where one is missing the
@@ -13,12 +13,12 @@ publisher goes the documented way. A contract test holds both ways to the same p
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any, cast
 
 import aiormq
-from aiormq.abc import ChannelFrame
 from aiormq.exceptions import ChannelInvalidStateError, DeliveryError, PublishError
 from msgspec import Struct
 from pamqp.commands import Basic
@@ -35,6 +35,10 @@ WINDOW_BYTES = 16_777_216
 hold so many, and one publish more, until it reads again or the connection is lost."""
 
 
+PIECE = 200
+"""Messages that are written at once, although more may come in the same turn of the loop."""
+
+
 class Message(Struct, frozen=True):
     """What `publish` needs of one message."""
 
@@ -48,7 +52,6 @@ def fits(channel: aiormq.Channel) -> bool:
     """Whether this aiormq has the shape that a burst leans on."""
     return (
         getattr(channel, "delivery_tag", None) == 0
-        and isinstance(getattr(channel, "write_queue", None), asyncio.Queue)
         and isinstance(getattr(channel, "max_content_size", None), int)
         and all(
             asyncio.iscoroutinefunction(getattr(channel, name, None))
@@ -82,13 +85,15 @@ class _Waiting:
 class Burst:
     """Publishes over one channel, which nobody else may publish on; `run` must be running."""
 
-    def __init__(self, channel: aiormq.Channel) -> None:
+    def __init__(self, channel: aiormq.Channel, write: Callable[[bytes], object]) -> None:
+        """`write` sends whole frames on the connection of `channel`."""
         self._channel = channel
-        self._waiting: list[_Waiting] = []
+        self._write = write
+        self._waiting: deque[_Waiting] = deque()
         self._outstanding: dict[int, _Waiting] = {}
         self._outstanding_bytes = 0
+        self._gathered = 0
         self._come = asyncio.Event()
-        self._room = asyncio.Event()
         self._prefix = new_id().encode() + b"-"
         self._number = 0
         self._over = False
@@ -122,7 +127,11 @@ class Burst:
             return
         waiting = _Waiting(messages, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        self._come.set()
+        self._gathered += waiting.left
+        if self._gathered >= PIECE:
+            self._hand_over()
+        else:
+            self._come.set()
         try:
             await waiting.settled
         except asyncio.CancelledError:
@@ -131,16 +140,12 @@ class Burst:
             raise
 
     async def run(self) -> None:
-        """Hand over what waits, piece by piece, until cancelled; then fail what still waits."""
+        """Hand over what waits, until cancelled; then fail what still does."""
         try:
             while True:
                 await self._come.wait()
                 self._come.clear()
-                while self._waiting:
-                    while self._full:
-                        self._room.clear()
-                        await self._room.wait()
-                    await self._hand_over()
+                self._hand_over()
         finally:
             self._over = True
             for waiting in {*self._waiting, *self._outstanding.values()}:
@@ -150,20 +155,14 @@ class Burst:
             self._outstanding.clear()
             self._outstanding_bytes = 0
 
-    async def _hand_over(self) -> None:
+    def _hand_over(self) -> None:
+        """Write what waits, as far as the window goes."""
         pieces: list[bytes] = []
-        handed = 0
-        for waiting in self._waiting:
-            if self._full:
-                break
-            handed += 1
-            if not waiting.settled.done():  # else its publisher gave up before it was sent
-                pieces += self._encoded(waiting)
-        del self._waiting[:handed]
+        while self._waiting and not self._full:
+            pieces += self._encoded(self._waiting.popleft())
+        self._gathered = 0
         if pieces:
-            await self._channel.write_queue.put(
-                ChannelFrame(payload=b"".join(pieces), should_close=False)
-            )
+            self._write(b"".join(pieces))
 
     def _encoded(self, waiting: _Waiting) -> list[bytes]:
         """The frames of messages published together, numbered as the broker will number them."""
@@ -203,7 +202,8 @@ class Burst:
             waiting.one_is_in()
             if not waiting.left:
                 self._outstanding_bytes -= waiting.size
-        self._room.set()
+        if self._waiting:
+            self._come.set()
 
     async def _on_return(self, frame: Basic.Return) -> None:
         """The broker found no queue for a message; that it took it is still to come."""

@@ -5,23 +5,19 @@ field, two hops over queues and a task, several times the work that most message
 a connection reads through `Feed`, which passes everything on to aiormq as it came, but for the
 deliveries on a channel that is `tapped`: those it decodes itself, many at a time.
 
-Only documented seams are used: a connection class with one more parameter, a transport factory,
-and a stream reader that is fed. A connection that is not read through a `Feed` consumes in the
-ordinary way. A contract test holds both ways to the same promises.
+Only documented seams are used: a transport factory (`shared.broker.owned`) and a stream reader
+that is fed. A connection that is not read through a `Feed` consumes in the ordinary way. A
+contract test holds both ways to the same promises.
 """
 
 import asyncio
-import ssl
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, SupportsIndex
 
-import aiormq
-from aio_pika.abc import AbstractConnection, ConnectionParameter
-from aiormq.exceptions import AMQPConnectionError
+from aio_pika.abc import AbstractConnection
 from msgspec import Struct
 from pamqp import decode
-from yarl import URL
 
 from shared.broker.owned import OwnedConnection
 
@@ -196,48 +192,16 @@ def _any_headers(table: bytes) -> Mapping[str, Any]:
     return decode.field_table(table)[1] or {}
 
 
-class _Factory(aiormq.TransportFactory):
-    """Opens a connection that is read through a `Feed`."""
-
-    feed: Feed | None = None
-
-    async def create(
-        self, url: URL, **kwargs: Any
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect, over TLS if the URL says so."""
-        provider = kwargs.pop("ssl_context_provider", None)
-        context: ssl.SSLContext | None = None
-        if url.scheme == "amqps":
-            context = await provider.get_context()
-        loop = asyncio.get_running_loop()
-        feed = Feed()
-        protocol = asyncio.StreamReaderProtocol(feed, loop=loop)
-        try:
-            transport, _ = await loop.create_connection(
-                lambda: protocol, url.host or "", url.port or 0, ssl=context, **kwargs
-            )
-        except OSError as error:
-            raise AMQPConnectionError(*error.args) from error
-        self.feed = feed
-        return feed, asyncio.StreamWriter(transport, protocol, feed, loop)
-
-
 class FedConnection(OwnedConnection):
     """A connection that is read through a `Feed`."""
 
-    PARAMETERS = (
-        *OwnedConnection.PARAMETERS,
-        ConnectionParameter(name="transport_factory", parser=lambda one: one, is_kwarg=True),
-    )
+    feed: Feed | None = None
+    """What it is read through, once it is being opened."""
 
-    def __init__(self, url: URL, *arguments: Any, **named: Any) -> None:
-        self._factory = _Factory()
-        super().__init__(url, *arguments, transport_factory=self._factory, **named)
-
-    @property
-    def feed(self) -> Feed | None:
-        """What it is read through, once it is open."""
-        return self._factory.feed
+    def make_reader(self) -> asyncio.StreamReader:
+        """See `OwnedConnection.make_reader`."""
+        self.feed = Feed()
+        return self.feed
 
 
 def feed_of(connection: AbstractConnection) -> Feed | None:

@@ -13,6 +13,7 @@ from shared.broker import topology
 from shared.broker.burst import PERSISTENT, Burst, Message, fits
 from shared.broker.connection import SETUP_TIMEOUT, close, first_of, keep_connected
 from shared.broker.faults import LOST, translate, translated
+from shared.broker.owned import writer_of
 from shared.config import BrokerConfig
 from shared.errors import BrokerUnavailableError, TopologyError, UnroutableError
 from shared.ids import new_id
@@ -88,7 +89,8 @@ class ConfirmingPublisher:
             await topology.require(connection, self._queue, self._config)
             outer = await connection.channel(publisher_confirms=True, on_return_raises=True)
             channel = cast("aiormq.Channel", await outer.get_underlay_channel())
-        burst = Burst(channel) if fits(channel) else None
+        writer = writer_of(connection)
+        burst = Burst(channel, writer.write) if writer and fits(channel) else None
         if burst is None:
             log.warning("publisher.slow", worker=self._name, reason="aiormq has another shape")
         self._channel, self._burst = channel, burst

@@ -121,11 +121,10 @@ def publish() -> Callable[[], object]:
 
     async def all_of_it() -> None:
         channel = mock.Mock(spec=Channel, number=1, is_closed=False, max_content_size=131_064)
-        channel.write_queue = asyncio.Queue()
-        burst = Burst(channel)
+        burst = Burst(channel, len)
         waiting = asyncio.ensure_future(burst.publish(messages))
         await asyncio.sleep(0)
-        await burst._hand_over()
+        burst._hand_over()
         for tag in range(1, len(messages) + 1):
             await burst._on_confirm(Basic.Ack(tag, multiple=False))
         await waiting

@@ -17,7 +17,7 @@ from pamqp.header import ContentHeader
 
 from tests.chaos.simulated.broker import TRANSIT, Consumer, Message, Queue, SimBroker
 from tests.chaos.simulated.loop import current
-from tests.chaos.simulated.wire import Delivered, Pipe, Published, read_messages
+from tests.chaos.simulated.wire import Delivered, Published, read_messages
 
 HEARTBEAT = 15.0
 """Seconds after which a client notices a half-open connection, at the most."""
@@ -58,6 +58,10 @@ class SimConnection:
     def closing(self) -> asyncio.Future[Any]:
         """One more observer of the end."""
         return observer_of(self._closing)
+
+    def write(self, payload: bytes) -> None:
+        """As the connection's writer: frames of one channel, whose number stands in each."""
+        self.channels[int.from_bytes(payload[1:3]) - 1].send(payload)
 
     def channel(self, **_options: Any) -> "Opening":
         return Opening(self)
@@ -155,11 +159,11 @@ class Opening:
 class SimChannel:
     """An aio-pika channel and the aiormq channel under it, in one."""
 
-    number = 1
     max_content_size = 131_064
 
     def __init__(self, connection: SimConnection) -> None:
         self.connection = connection
+        self.number = len(connection.channels) + 1
         self.broker = connection.broker
         self.life = connection.life
         self._header = ContentHeader()
@@ -167,7 +171,6 @@ class SimChannel:
         self._message_ids: dict[str, int] = {}
         self.delivery_tag = 0
         self.on_consumer_cancel_callbacks: set[Callable[[Any], object]] = set()
-        self.write_queue = Pipe(self._send)
         self.consuming: tuple[Consumer, Queue] | None = None
         self.taking: Any = None
         self._closing = self.broker.loop.create_future()
@@ -276,7 +279,7 @@ class SimChannel:
         self._message_ids[properties.message_id or ""] = self.delivery_tag
         frames = [Basic.Publish(**where), ContentHeader(0, len(body), properties)]
         frames += [ContentBody(body)] if body else []
-        self._send(ChannelFrame.marshall(channel_number=1, frames=frames).payload)
+        self.send(ChannelFrame.marshall(channel_number=self.number, frames=frames).payload)
         taken: Basic.Ack = await confirmation
         return taken
 
@@ -344,7 +347,7 @@ class SimChannel:
 
     # publishing
 
-    def _send(self, payload: bytes) -> None:
+    def send(self, payload: bytes) -> None:
         current()
         messages = []
         for publish, properties, body in read_messages(payload):

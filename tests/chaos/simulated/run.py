@@ -80,6 +80,7 @@ def simulated(world: SimWorld) -> Iterator[None]:
         ("receiver.spool.asyncio.to_thread", world.disk.aside),
         ("shared.store.sqlite.events.SqliteEventTransaction.write", refusing()),
         ("shared.broker.publisher.fits", lambda _channel: world.bursts),
+        ("shared.broker.publisher.writer_of", lambda connection: connection),
         ("worker.events.service.SETTLE_INTERVAL", 2.0),
         ("shared.eraser.SECOND_LOOK", 8_000),
         ("shared.sealing.Vault.make", remembering(world.keys)),

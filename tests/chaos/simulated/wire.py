@@ -1,11 +1,6 @@
 """What goes over the wire between Correio and the simulated broker."""
 
-import asyncio
-from collections.abc import Callable
-from typing import Any
-
 import pamqp.frame
-from aiormq.abc import ChannelFrame
 from msgspec import Struct
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
@@ -21,17 +16,6 @@ class Published(Struct):
     publish: Basic.Publish
     properties: Basic.Properties
     body: bytes
-
-
-class Pipe(asyncio.Queue[Any]):
-    """The connection's writer: what is put in goes to the broker."""
-
-    def __init__(self, send: Callable[[bytes], None]) -> None:
-        super().__init__()
-        self._send = send
-
-    async def put(self, item: ChannelFrame) -> None:
-        self._send(item.payload)
 
 
 class Delivered:

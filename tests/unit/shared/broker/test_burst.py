@@ -22,12 +22,12 @@ class Broker:
     def __init__(self) -> None:
         self.channel: Any = mock.Mock(spec=aiormq.Channel, number=1, is_closed=False)
         self.channel.max_content_size = 131_064
-        self.channel.write_queue = asyncio.Queue()
-        self.burst = Burst(self.channel)
+        self.written: list[bytes] = []
+        self.burst = Burst(self.channel, self.written.append)
 
     @property
     def handed_over(self) -> bytes:
-        return b"".join(frame.payload for frame in self.channel.write_queue._queue)
+        return b"".join(self.written)
 
     async def confirm_all(self) -> None:
         await self.burst._on_confirm(Basic.Ack(self.burst._number, multiple=True))
@@ -66,7 +66,7 @@ async def test_what_is_given_up_does_not_pile_up(broker: Broker) -> None:
     for _ in range(100):
         await give_up(await begin(broker))
     assert len(broker.handed_over) < 12 * len(BODY)
-    assert broker.burst._waiting == []
+    assert not broker.burst._waiting
     assert not any(one.messages for one in broker.burst._outstanding.values())
 
 
@@ -94,3 +94,33 @@ async def test_one_that_is_larger_than_all_that_may_be_held_is_sent(broker: Brok
     await turns()
     await broker.confirm_all()
     await held
+
+
+async def test_what_comes_in_one_turn_of_the_loop_is_written_in_one_piece(broker: Broker) -> None:
+    publishing = [
+        asyncio.create_task(broker.burst.publish([Message(b"%d" % n, "exchange", "key")]))
+        for n in range(5)
+    ]
+    await turns()
+    assert len(broker.written) == 1
+    await broker.confirm_all()
+    await asyncio.gather(*publishing)
+
+
+async def test_when_many_come_in_one_turn_the_first_are_written_before_the_last_are_read(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "PIECE", 4)
+    written: list[int] = []
+
+    async def publish() -> None:
+        await asyncio.sleep(0)
+        written.append(len(broker.written))
+        await broker.burst.publish([Message(b"x", "exchange", "key")] * 2)
+
+    publishing = [asyncio.create_task(publish()) for _ in range(5)]
+    await turns()
+    assert written == [0, 0, 1, 1, 2]
+    assert len(broker.written) == 3
+    await broker.confirm_all()
+    await asyncio.gather(*publishing)
