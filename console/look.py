@@ -159,7 +159,7 @@ async def _noted_ages(queries: Queries, *, now: int) -> dict[str, float | None]:
         return {}
     last = orjson.loads(points[-1])
     passed = (now - last["at"]) / 1000
-    return {name: age + passed if age else None for name, age in last["oldest"].items()}
+    return {name: round(age + passed, 3) if age else None for name, age in last["oldest"].items()}
 
 
 @click.command()
