@@ -34,7 +34,6 @@ WINDOW_BYTES = 16_777_216
 """Their bytes, beyond which nothing more is handed over: a broker that has stopped reading makes us
 hold so many, and one publish more, until it reads again or the connection is lost."""
 
-
 PIECE = 200
 """Messages that are written at once, although more may come in the same turn of the loop."""
 
@@ -159,7 +158,9 @@ class Burst:
         """Write what waits, as far as the window goes."""
         pieces: list[bytes] = []
         while self._waiting and not self._full:
-            pieces += self._encoded(self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            if not waiting.settled.done():  # else its publisher has just given up
+                pieces += self._encoded(waiting)
         self._gathered = 0
         if pieces:
             self._write(b"".join(pieces))

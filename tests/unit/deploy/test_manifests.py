@@ -317,7 +317,8 @@ def test_the_command_on_a_host_has_the_settings_of_the_consoles_unit() -> None:
     plain = set(re.findall(r"(CORREIO_\w+=[^%\s]+)(?=\s)", unit))
     plain = {one for one in plain if not one.startswith("CORREIO_OPS__")}  # it serves nothing
     assert plain <= set(re.findall(r"CORREIO_\w+=\S+", command))
-    assert set(read) <= set(re.search(r"^export (.*)$", command, re.MULTILINE)[1].split())  # type: ignore[index]
+    exported = re.findall(r"^export (.*)$", command, re.MULTILINE)
+    assert set(read) <= set(exported[0].split())
     run("sh", "-n", DEPLOY / "systemd" / "correio")
 
 

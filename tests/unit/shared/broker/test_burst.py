@@ -70,6 +70,18 @@ async def test_what_is_given_up_does_not_pile_up(broker: Broker) -> None:
     assert not any(one.messages for one in broker.burst._outstanding.values())
 
 
+async def test_what_was_given_up_in_this_very_turn_is_not_sent_either(broker: Broker) -> None:
+    """Its publisher has not run since, so that it still stands among what waits."""
+    given_up = asyncio.create_task(broker.burst.publish([Message(b"given up", "exchange", "key")]))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    broker.burst._hand_over()
+    assert b"given up" not in broker.handed_over
+    await asyncio.gather(given_up, return_exceptions=True)
+    await turns()
+    assert broker.handed_over == b""
+
+
 async def test_all_goes_on_when_the_broker_reads_again(broker: Broker) -> None:
     for _ in range(100):
         await give_up(await begin(broker))
