@@ -55,6 +55,9 @@ ERASURES_OVERDUE = Gauge(
 UNWRAPPED = Gauge(
     "correio_sealing_unwrapped", "1 while data keys rest unwrapped, since no key is configured."
 )
+RESTED = Counter(
+    "correio_events_rested_seconds_total", "Time rested since others waited for the processors."
+)
 PAUSED = Gauge("correio_events_paused", "1 while consumption is paused for the store.")
 
 RETENTION_REMOVED = Counter(

@@ -2,6 +2,9 @@
 
 When more is at hand than one batch, the next one is prepared while the store commits this one.
 It is applied only after that, and acknowledged only after its own commit.
+
+While others wait for the processors, batches are small and a rest follows each: an acknowledgement
+to the source, which somebody waits for, comes before the work on what is safe in the queue.
 """
 
 import asyncio
@@ -28,6 +31,17 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
+SMALL = 100
+"""Events in one batch while others wait for the processors."""
+
+REST_MAX = 0.5
+"""Seconds of the longest rest; work that took longer has waited for something else itself."""
+
+
+def never() -> bool:
+    """Where nobody else needs the processors."""
+    return False
+
 
 class Pipeline(Generic[T]):
     """Moves one queue's messages through `apply`, in order, until told to stop."""
@@ -40,13 +54,19 @@ class Pipeline(Generic[T]):
         prepare: Callable[[Sequence[Arrival]], T],
         config: EventsConfig,
         clock: Clock,
+        contended: Callable[[], bool] = never,
     ) -> None:
-        """`prepare`: what can be done before its turn comes; it gives what to apply."""
+        """`prepare`: what can be done before its turn comes; it gives what to apply.
+
+        `contended`: whether others wait for the processors.
+        """
         self._consumer = consumer
         self._apply = apply
         self._prepare = prepare
         self._config = config
         self._clock = clock
+        self._contended = contended
+        self._limit = config.batch_max
         self._next: tuple[Batch, T] | None = None
         self._applying = False
 
@@ -57,16 +77,25 @@ class Pipeline(Generic[T]):
         """
         while not stop.is_set():
             taken = await self._take(stop)
+            began = self._clock.monotonic()
             if taken is not None and await self._applied(taken[1], stop):
                 await taken[0].ack()
+                await self._give_way(self._clock.monotonic() - began, stop)
+
+    async def _give_way(self, worked: float, stop: asyncio.Event) -> None:
+        """Rest after so many seconds of work, if others wait for the processors."""
+        gives_way = bool(self._config.give_way) and self._contended()
+        self._limit = min(SMALL, self._config.batch_max) if gives_way else self._config.batch_max
+        if gives_way:
+            rest = min(REST_MAX, worked * self._config.give_way)
+            metrics.RESTED.inc(rest)
+            await first_of(stop.wait(), self._clock.sleep(rest))
 
     async def _take(self, stop: asyncio.Event) -> tuple[Batch, T] | None:
         ahead, self._next = self._next, None
         if ahead is not None and not ahead[0].lost:  # what is lost the broker delivers again
             return ahead
-        batch = await self._consumer.take_until(
-            stop, limit=self._config.batch_max, linger=self._config.linger
-        )
+        batch = await self._consumer.take_until(stop, limit=self._limit, linger=self._config.linger)
         return None if batch is None else self._prepared(batch)
 
     def look_ahead(self) -> None:
@@ -75,7 +104,7 @@ class Pipeline(Generic[T]):
         Only while one is applied: at any other time the next one is being taken already.
         """
         if self._applying and self._next is None:
-            batch = self._consumer.take_full(limit=self._config.batch_max)
+            batch = self._consumer.take_full(limit=self._limit)
             if batch is not None:
                 self._next = self._prepared(batch)
 

@@ -1,7 +1,7 @@
 """The events worker as a process: broker, store and pipelines put together."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -21,8 +21,9 @@ from shared.store.port import Store
 from worker.events import metrics
 from worker.events.apply import Applier, Prepared
 from worker.events.arrivals import Arrival
+from worker.events.contention import Contention
 from worker.events.keeper import Keeper
-from worker.events.pipeline import Pipeline
+from worker.events.pipeline import Pipeline, never
 
 log = get_logger(__name__)
 
@@ -33,15 +34,27 @@ SETTLE_BATCH = 500
 def build(config: Config) -> "EventsService":
     """The service that ``python -m worker events`` runs."""
     return EventsService(
-        config, store=open_store(config.store, config.sealing), clock=SystemClock()
+        config,
+        store=open_store(config.store, config.sealing),
+        clock=SystemClock(),
+        contended=Contention(),
     )
 
 
 class EventsService:
     """Consumes events and applies them; picks dead letters up; settles quiet requests."""
 
-    def __init__(self, config: Config, *, store: Store, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: Store,
+        clock: Clock,
+        contended: Callable[[], bool] = never,
+    ) -> None:
+        """`contended`: whether others wait for the processors, see `Pipeline`."""
         self._config = config
+        self._contended = contended
         self._store = store
         self._clock = clock
         self._store_fault: str | None = "not connected yet"
@@ -106,6 +119,7 @@ class EventsService:
             prepare=applier.prepare,
             config=config,
             clock=self._clock,
+            contended=self._contended,
         )
         applier.meanwhile = events.look_ahead
         dead = Pipeline(

@@ -1,14 +1,16 @@
 """The order of taking, preparing, applying and acknowledging, with a consumer of our own."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import pytest
 
 from shared.broker.consumer import Batch, Received
 from shared.config import EventsConfig
 from tests.support.clock import ManualClock
 from worker.events.arrivals import Arrival
-from worker.events.pipeline import Pipeline
+from worker.events.pipeline import REST_MAX, SMALL, Pipeline, never
 
 FULL = 2
 
@@ -59,14 +61,18 @@ def numbers(of: Sequence[Any]) -> str:
 class Work:
     """Says what is done, looks ahead as the applier does, and stops after the last batch."""
 
-    def __init__(self, count: int, *, stop_at: str) -> None:
+    def __init__(
+        self, count: int, *, stop_at: str, contended: Callable[[], bool] = never, full: int = FULL
+    ) -> None:
         self.said: list[str] = []
         self.stop = asyncio.Event()
         self._stop_at = stop_at
+        self.clock = ManualClock(0)
         self.consumer: Any = Consumer(self.said, count)
         self.pipeline = Pipeline(
             self.consumer, self.apply, prepare=self.prepare,
-            config=EventsConfig(batch_max=FULL), clock=ManualClock(0),
+            config=EventsConfig(batch_max=full, give_way=0.5), clock=self.clock,
+            contended=contended,
         )  # fmt: skip
 
     def prepare(self, arrivals: Sequence[Arrival]) -> Sequence[Arrival]:
@@ -123,3 +129,55 @@ async def test_what_the_broker_will_deliver_again_is_not_applied() -> None:
         "prepared 0 1", "prepared 2 3", "committed 0 1", "acknowledged 0 1",
         "prepared 4", "committed 4", "acknowledged 4",
     ]  # fmt: skip
+
+
+class Slow(Work):
+    """Each batch takes some time."""
+
+    seconds = 0.1
+
+    async def apply(self, arrivals: Sequence[Arrival]) -> None:
+        await super().apply(arrivals)
+        self.clock.move(self.seconds)
+
+
+async def test_it_rests_and_takes_less_while_others_wait_for_the_processors() -> None:
+    work = Slow(3 * SMALL, stop_at="none", contended=lambda: True, full=2 * SMALL)
+    running = asyncio.create_task(work.run())
+    while work.consumer.waiting or work.clock.monotonic() < 0.3:
+        await asyncio.sleep(0)
+    assert [len(one.messages) for one in work.consumer.taken] == [2 * SMALL, SMALL]
+    assert work.clock.monotonic() == pytest.approx(2 * (0.1 + 0.05))
+    work.stop.set()
+    await running
+
+
+async def test_a_rest_is_bounded_although_the_store_kept_it_waiting_for_long() -> None:
+    class Stalled(Slow):
+        seconds = 60.0
+
+    work = Stalled(4, stop_at="2 3", contended=lambda: True)
+    await work.run()
+    assert work.clock.monotonic() <= 2 * (60 + REST_MAX)
+
+
+async def test_it_does_not_rest_while_nobody_waits() -> None:
+    work = Slow(4, stop_at="2 3")
+    await work.run()
+    assert work.clock.monotonic() == pytest.approx(0.2)
+
+
+async def test_a_rest_ends_when_it_is_to_stop() -> None:
+    """A clock on which a rest would last for ever."""
+    work = Slow(2, stop_at="none", contended=lambda: True)
+    resting = asyncio.Event()
+
+    async def sleep(_seconds: float) -> None:
+        resting.set()
+        await asyncio.Event().wait()
+
+    work.clock.sleep = sleep  # type: ignore[method-assign]
+    running = asyncio.create_task(work.run())
+    await resting.wait()
+    work.stop.set()
+    assert (await running)[-1] == "acknowledged 0 1"
