@@ -14,6 +14,7 @@ import apsw
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from shared.errors import StoreConflictError, StoreDamagedError, StoreUnavailableError
+from shared.store.checkpoints import Checkpoints
 
 T = TypeVar("T")
 
@@ -52,9 +53,16 @@ class SqliteDatabase:
     A commit is on disk when it returns (``synchronous=FULL``): it survives loss of power.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float) -> None:
-        """`busy_timeout`: seconds to wait for another process's transaction."""
+    def __init__(
+        self, path: Path, *, busy_timeout: float, checkpoints_beside: bool = False
+    ) -> None:
+        """`busy_timeout`: seconds to wait for another process's transaction.
+
+        `checkpoints_beside`: do not let the writer wait for them, see `Checkpoints`.
+        """
         self.path = path
+        self._checkpoints_beside = checkpoints_beside
+        self._checkpoints: Checkpoints | None = None
         self._busy_timeout = busy_timeout
         self._connection: apsw.Connection | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
@@ -86,6 +94,22 @@ class SqliteDatabase:
 
         return await self._call(owned)
 
+    async def cut_log(self) -> None:
+        """Move all of the write-ahead log into the database and cut it off.
+
+        Raises:
+            StoreUnavailableError: somebody reads or writes.
+        """
+
+        def cut(connection: apsw.Connection) -> None:
+            if self._checkpoints is not None:
+                self._checkpoints.settle()
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+            if busy:
+                raise StoreUnavailableError("SQLite: somebody reads; the log cannot be cut off now")
+
+        await self.run(cut)
+
     async def close(self) -> None:
         """Close the connection; the database may be opened again."""
         await self._call(self._close)
@@ -115,7 +139,7 @@ class SqliteDatabase:
                 "synchronous = FULL",
                 "foreign_keys = ON",
                 "temp_store = MEMORY",
-                "cache_size = -32768",
+                "cache_size = -40960",
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
@@ -123,6 +147,9 @@ class SqliteDatabase:
             connection.close()
             raise
         self._connection = connection
+        if self._checkpoints_beside:
+            self._checkpoints = Checkpoints(self.path)
+            self._checkpoints.follow(connection)
 
     def _use_wal(self, connection: apsw.Connection) -> None:
         """Switch to the write-ahead log, for which SQLite itself does not wait while busy."""
@@ -136,6 +163,9 @@ class SqliteDatabase:
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
 
     def _close(self) -> None:
+        if self._checkpoints is not None:
+            checkpoints, self._checkpoints = self._checkpoints, None
+            checkpoints.close()
         if self._connection is not None:
             connection, self._connection = self._connection, None
             connection.close()

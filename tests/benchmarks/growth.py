@@ -7,7 +7,9 @@ comes next, as it is in life: most of what is stored is over.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import apsw
 import psycopg
@@ -122,6 +124,8 @@ def _copy(url: str, kind: str, stored: int) -> None:
         else:
             run("ANALYZE")
             run("PRAGMA wal_checkpoint(TRUNCATE)")
+            with Path(url.removeprefix("sqlite:///")).open("rb") as file:
+                os.fsync(file.fileno())  # as what was stored long ago is
 
 
 def _statement(

@@ -26,7 +26,7 @@ class SqliteStore(SqliteEvents, SqliteDeliveries, SqliteRetention, SqliteTraces)
     def __init__(self, path: Path, *, busy_timeout: float, sealing: Sealing | None = None) -> None:
         """`busy_timeout`: seconds to wait for another process's transaction."""
         self.sealing = sealing or Sealing(SealingConfig())
-        self._database = SqliteDatabase(path, busy_timeout=busy_timeout)
+        self._database = SqliteDatabase(path, busy_timeout=busy_timeout, checkpoints_beside=True)
         self._turn = asyncio.Lock()
         self._known = load_migrations("sqlite")
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import apsw
 
-from shared.errors import StoreUnavailableError
 from shared.store.database import immediate
 from shared.store.sqlite.parts import SqlitePart
 
@@ -24,12 +23,13 @@ class SqliteTraces(SqlitePart):
         """
         async with self._turn:
             await self._database.run(_wipe)
+            await self._database.cut_log()
         return {"store": "keys and tokens were written anew and the write-ahead log was cut off"}
 
     async def wipe_notes(self) -> None:
         """See `shared.store.port.TraceStore`; what the eraser deletes is overwritten anyway."""
         async with self._turn:
-            await self._database.run(_cut_log)
+            await self._database.cut_log()
 
     async def wipe_all(self) -> None:
         """See `shared.store.port.TraceStore`."""
@@ -46,11 +46,3 @@ def _wipe(connection: apsw.Connection) -> None:
                 f"INSERT INTO main.{table} SELECT * FROM temp.kept ORDER BY {key};"
                 "DROP TABLE temp.kept"
             )
-    _cut_log(connection)
-
-
-def _cut_log(connection: apsw.Connection) -> None:
-    """Move the write-ahead log into the database and cut it off."""
-    busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
-    if busy:
-        raise StoreUnavailableError("SQLite: somebody reads; the log cannot be cut off now")

@@ -1,6 +1,7 @@
 """The owner thread of a SQLite file does what it is asked, in order, whoever still waits."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from functools import partial
@@ -10,6 +11,7 @@ import apsw
 import pytest
 
 from shared.errors import StoreConflictError, StoreDamagedError, StoreUnavailableError
+from shared.store import checkpoints
 from shared.store.database import SqliteDatabase, begin, immediate
 
 
@@ -148,3 +150,74 @@ async def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:
         await damaged.open()
     assert not damaged.is_open
     damaged.shutdown()
+
+
+@pytest.fixture
+async def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqliteDatabase]:
+    """An open database whose checkpoints are made beside the writer, every few pages."""
+    monkeypatch.setattr(checkpoints, "EACH", 20)
+    monkeypatch.setattr(checkpoints, "LONG", 200)
+    opened = SqliteDatabase(tmp_path / "busy.db", busy_timeout=5, checkpoints_beside=True)
+    await opened.open()
+    await opened.run(
+        lambda connection: connection.execute(
+            "CREATE TABLE made (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"
+        )
+    )
+    yield opened
+    await opened.close()
+    opened.shutdown()
+
+
+def fill(connection: apsw.Connection, first: int) -> None:
+    """One commit of about five pages."""
+    with immediate(connection):
+        connection.executemany(
+            "INSERT INTO made VALUES (?, ?)",
+            ((first * 10 + number, "x" * 2_000) for number in range(10)),
+        )
+
+
+async def test_the_log_is_moved_into_the_file_beside_the_writer_and_stays_bounded(
+    busy: SqliteDatabase,
+) -> None:
+    log, longest = busy.path.with_name("busy.db-wal"), 0
+    for number in range(400):  # 2,000 pages, ten times as many as the log may have
+        await busy.run(partial(fill, first=number))
+        longest = max(longest, log.stat().st_size)
+    assert busy.path.stat().st_size > 100 * 4_096
+    assert 20 * 4_096 < longest < 2 * 200 * 4_096
+    assert len(await busy.run(made)) == 4_000
+
+
+async def test_the_log_is_cut_off_while_checkpoints_are_under_way(busy: SqliteDatabase) -> None:
+    log = busy.path.with_name("busy.db-wal")
+    for number in range(100):
+        await busy.run(partial(fill, first=number))
+        if number % 10 == 0:
+            await busy.cut_log()
+            assert log.stat().st_size == 0
+    assert len(await busy.run(made)) == 1_000
+
+
+async def test_the_log_is_not_cut_off_under_a_reader(busy: SqliteDatabase) -> None:
+    await busy.run(partial(fill, first=0))
+    reader = apsw.Connection(str(busy.path))
+    with contextlib.closing(reader):
+        reading = reader.execute("SELECT * FROM made")
+        next(reading)
+        await busy.run(lambda connection: connection.set_busy_timeout(50))
+        with pytest.raises(StoreUnavailableError, match="somebody reads"):
+            await busy.cut_log()
+
+
+async def test_a_checkpoint_that_fails_is_told_and_loses_nothing(
+    busy: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(busy._checkpoints, "_path", busy.path.with_name("missing.db"))
+    for number in range(20):
+        await busy.run(partial(fill, first=number))
+    await busy.close()
+    assert "sqlite.checkpoint_failed" in capsys.readouterr().out
+    await busy.open()
+    assert len(await busy.run(made)) == 200
