@@ -139,7 +139,7 @@ class SqliteDatabase:
                 "synchronous = FULL",
                 "foreign_keys = ON",
                 "temp_store = MEMORY",
-                "cache_size = -40960",
+                "cache_size = -32768",
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
