@@ -2,9 +2,11 @@
 
 import contextlib
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 from deploy.local.rabbitmq import free_port
+from tests.benchmarks.load import DISTINCT
 from tests.benchmarks.results import Book
 from tests.benchmarks.rig import Rig, Use, answers, depth_of, prepare
 from tests.benchmarks.sides import CORREIO, Place, Side
@@ -75,8 +77,9 @@ async def acknowledging(
                 **rig.database_pids(place.store),
             }  # fmt: skip
             found, use = await load(
-                rig, port, batch=10, seconds=seconds, rate=highest * share / 10, warm=2.0, pids=pids
-            )
+                rig, port, batch=10, seconds=seconds, rate=highest * share / 10, warm=2.0,
+                pids=pids, distinct=ceil(highest * share * (seconds + 2.0)),
+            )  # fmt: skip
             if found["refused"]:
                 raise RuntimeError(f"refused {found['refused']}")
     book.add(
@@ -118,11 +121,13 @@ async def load(
     rate: float = 0.0,
     warm: float = 1.0,
     connections: int = CONNECTIONS[0],
+    distinct: int = DISTINCT,
 ) -> tuple[dict[str, Any], Use]:
+    """Send to a receiver; `distinct` events, which come again when all of them were sent."""
     return await rig.ask(
         "tests.benchmarks.load", "--port", f"{port}", "--batch", f"{batch}",
         "--seconds", f"{seconds}", "--rate", f"{rate}", "--warm", f"{warm}",
-        "--connections", f"{connections}", pids=pids,
+        "--connections", f"{connections}", "--distinct", f"{distinct}", pids=pids,
     )  # fmt: skip
 
 

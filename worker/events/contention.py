@@ -19,6 +19,8 @@ INTERVAL: Final = 50_000_000
 """Nanoseconds of running and waiting from which a share is taken: of fewer it would be chance."""
 
 _SCHEDSTAT = Path("/proc/self/schedstat")
+_CGROUP = Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 Reading = tuple[int, int]
 """Nanoseconds that a thread has run so far, and that it has waited for a processor."""
@@ -33,12 +35,26 @@ def read_schedstat() -> Reading | None:
     return ran, waited
 
 
+def has_quota(cgroup: Path = _CGROUP, cgroups: Path = _CGROUPS) -> bool:
+    """Whether a quota bounds this process's processor time (``cpu.max`` of cgroup v2).
+
+    It keeps others from waiting by itself, and what is held back by it looks as if it waited for
+    them.
+    """
+    try:
+        _, _, path = cgroup.read_text().strip().rpartition("::")
+        return not (cgroups / path.lstrip("/") / "cpu.max").read_text().startswith("max")
+    except (OSError, ValueError):
+        return False
+
+
 class Contention:
     """Whether the processors are contended, from one reading to the next."""
 
     def __init__(self, read: Callable[[], Reading | None] = read_schedstat) -> None:
+        """Where a quota bounds the process they never are; see `has_quota`."""
         self._read = read
-        self._last = read()
+        self._last = None if has_quota() else read()
         self._contended = False
 
     def __call__(self) -> bool:

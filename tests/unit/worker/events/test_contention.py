@@ -1,8 +1,25 @@
 """Telling from the kernel's figures whether processors are short."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from worker.events.contention import CONTENDED, INTERVAL, Contention, Reading, read_schedstat
+import pytest
+
+from worker.events import contention as module
+from worker.events.contention import (
+    CONTENDED,
+    INTERVAL,
+    Contention,
+    Reading,
+    has_quota,
+    read_schedstat,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever bounds the process that runs the tests."""
+    monkeypatch.setattr(module, "has_quota", lambda: False)
 
 
 def contention(*readings: Reading | None) -> Contention:
@@ -43,3 +60,26 @@ def test_the_kernel_tells_both_figures() -> None:
     reading = read_schedstat()
     assert reading is None or (reading[0] > 0 and reading[1] >= 0)
     assert 0 < CONTENDED < 1
+
+
+@pytest.mark.parametrize(("limit", "found"), [("max 100000", False), ("50000 100000", True)])
+def test_a_quota_is_found_by_the_path_of_the_process(
+    tmp_path: Path, *, limit: str, found: bool
+) -> None:
+    own, folder = tmp_path / "cgroup", tmp_path / "fs" / "system.slice" / "events.service"
+    own.write_text("0::/system.slice/events.service\n")
+    folder.mkdir(parents=True)
+    (folder / "cpu.max").write_text(f"{limit}\n")
+    assert has_quota(own, tmp_path / "fs") is found
+
+
+def test_where_there_are_no_such_groups_there_is_no_quota(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    assert not has_quota(own, tmp_path)
+    own.write_text("4:cpu,cpuacct:/\n2:memory:/\n")
+    assert not has_quota(own, tmp_path)
+
+
+def test_what_a_quota_holds_back_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_quota", lambda: True)
+    assert not contention((0, INTERVAL))()
