@@ -26,7 +26,7 @@ EXIT_USAGE = 2
 TAKEN = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 """What the system says of an address that cannot be listened on."""
 
-YOUNG = 20_000
+YOUNG = 100_000
 """Objects made, less those that went, between two looks for cycles among the youngest."""
 
 
