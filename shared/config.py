@@ -127,7 +127,7 @@ class EventsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     future_tolerance: PositiveSeconds = 86_400.0
     quiet_period: PositiveSeconds = 900.0
     pause_max: PositiveSeconds = 2.0
-    give_way: Annotated[float, Meta(ge=0, le=10)] = 1.0
+    give_way: Annotated[float, Meta(ge=0, le=10)] = 2.0
 
 
 class CallbacksConfig(Struct, frozen=True, forbid_unknown_fields=True):

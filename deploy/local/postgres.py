@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,9 +36,19 @@ class Postgres:
     may be switched off, since what a test writes need not survive the machine.
     """
 
-    def __init__(self, *, durable: bool = False, parent: Path | None = None) -> None:
-        """`durable`: whether a commit is synced to disk; `parent`: where its folder is made."""
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        parent: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`durable`: whether a commit is synced to disk; `parent`: where its folder is made.
+
+        `settings`: of the server, beside what it needs.
+        """
         self._durable = durable
+        self._settings = dict(settings or {})
         self._home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self._owner = (self._home / _OWNER).open("w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
@@ -86,6 +97,7 @@ class Postgres:
         }
         if not self._durable:
             options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        options |= self._settings
         command = [str(self._binary("postgres")), "-D", str(self._data)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]

@@ -29,6 +29,9 @@ from shared.config import Secret
 from shared.store.migrate import migrate
 from tests.support.processes import ROOT
 
+SIZED = {"shared_buffers": "4GB", "max_wal_size": "8GB", "wal_compression": "on"}
+"""As PostgreSQL's documentation sizes it: a good part of the memory, seldom checkpoints."""
+
 UP = 60.0
 """Seconds in which a process must be up, or a queue drained of what is left in it."""
 
@@ -124,7 +127,7 @@ class Rig:
     def postgres(self) -> Postgres:
         """Started when first asked for; what it commits is on disk."""
         if self._postgres is None:
-            self._postgres = self._stack.enter_context(Postgres(durable=True))
+            self._postgres = self._stack.enter_context(Postgres(durable=True, settings=SIZED))
         return self._postgres
 
     def close(self) -> None:

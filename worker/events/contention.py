@@ -5,34 +5,37 @@ receiver or a broker on the same machine waiting for milliseconds. Weights (``CP
 bound how much it takes and hardly how long it keeps others waiting; that only pauses do.
 
 Linux tells each process how long it was ready to run and had to wait for a processor. On a machine
-with room this is near nothing; where more wants to run than can, it is half of the time and more.
+with room this is a small part of the time that the work took; where more wants to run than can, it
+is nearly half.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-CONTENDED: Final = 0.25
-"""Share of the time that is spent waiting for a processor, from which on there are too few."""
+CONTENDED: Final = 0.22
+"""Share of the time at work that is spent waiting for a processor, from which on there are too few.
 
-INTERVAL: Final = 50_000_000
-"""Nanoseconds of running and waiting from which a share is taken: of fewer it would be chance."""
+Of the time at work: a worker that rests runs little, and waits a little for its own threads."""
+
+INTERVAL: Final = 0.05
+"""Seconds at work from which a share is taken: of fewer it would be chance."""
 
 _SCHEDSTAT = Path("/proc/self/schedstat")
 _CGROUP = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
 
-Reading = tuple[int, int]
-"""Nanoseconds that a thread has run so far, and that it has waited for a processor."""
 
+def read_waited() -> float | None:
+    """Seconds that the main thread has waited for a processor so far (Linux, ``sched-stats.rst``).
 
-def read_schedstat() -> Reading | None:
-    """What Linux says of the main thread (``sched-stats.rst``); None where it says nothing."""
+    None where the kernel does not tell.
+    """
     try:
-        ran, waited, _ = map(int, _SCHEDSTAT.read_bytes().split())
+        _, waited, _ = map(int, _SCHEDSTAT.read_bytes().split())
     except (OSError, ValueError):
         return None
-    return ran, waited
+    return waited / 1e9
 
 
 def has_quota(cgroup: Path = _CGROUP, cgroups: Path = _CGROUPS) -> bool:
@@ -49,21 +52,22 @@ def has_quota(cgroup: Path = _CGROUP, cgroups: Path = _CGROUPS) -> bool:
 
 
 class Contention:
-    """Whether the processors are contended, from one reading to the next."""
+    """Whether the processors are contended, from one piece of work to the next."""
 
-    def __init__(self, read: Callable[[], Reading | None] = read_schedstat) -> None:
+    def __init__(self, read: Callable[[], float | None] = read_waited) -> None:
         """Where a quota bounds the process they never are; see `has_quota`."""
         self._read = read
         self._last = None if has_quota() else read()
+        self._worked = 0.0
         self._contended = False
 
-    def __call__(self) -> bool:
-        """Whether they are, over the last `INTERVAL` at least."""
-        reading = self._read()
-        if reading is None or self._last is None:
+    def __call__(self, worked: float) -> bool:
+        """Whether they are, after so many seconds more at work."""
+        waited = self._read() if self._last is not None else None
+        if waited is None or self._last is None:
             return False
-        ran, waited = (now - then for now, then in zip(reading, self._last, strict=True))
-        if ran + waited >= INTERVAL:
-            self._last = reading
-            self._contended = waited > CONTENDED * (ran + waited)
+        self._worked += worked
+        if self._worked >= INTERVAL:
+            self._contended = waited - self._last > CONTENDED * self._worked
+            self._last, self._worked = waited, 0.0
         return self._contended

@@ -32,13 +32,13 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 SMALL = 100
-"""Events in one batch while others wait for the processors."""
+"""Events in one batch while others wait for the processors; then twice as many, batch by batch."""
 
 REST_MAX = 0.5
 """Seconds of the longest rest; work that took longer has waited for something else itself."""
 
 
-def never() -> bool:
+def never(_worked: float) -> bool:
     """Where nobody else needs the processors."""
     return False
 
@@ -54,11 +54,11 @@ class Pipeline(Generic[T]):
         prepare: Callable[[Sequence[Arrival]], T],
         config: EventsConfig,
         clock: Clock,
-        contended: Callable[[], bool] = never,
+        contended: Callable[[float], bool] = never,
     ) -> None:
         """`prepare`: what can be done before its turn comes; it gives what to apply.
 
-        `contended`: whether others wait for the processors.
+        `contended`: whether others wait for the processors, after so many seconds more at work.
         """
         self._consumer = consumer
         self._apply = apply
@@ -84,8 +84,9 @@ class Pipeline(Generic[T]):
 
     async def _give_way(self, worked: float, stop: asyncio.Event) -> None:
         """Rest after so many seconds of work, if others wait for the processors."""
-        gives_way = bool(self._config.give_way) and self._contended()
-        self._limit = min(SMALL, self._config.batch_max) if gives_way else self._config.batch_max
+        gives_way = bool(self._config.give_way) and self._contended(worked)
+        most = self._config.batch_max
+        self._limit = min(SMALL if gives_way else 2 * self._limit, most)
         if gives_way:
             rest = min(REST_MAX, worked * self._config.give_way)
             metrics.RESTED.inc(rest)

@@ -50,7 +50,7 @@ class EventsService:
         *,
         store: Store,
         clock: Clock,
-        contended: Callable[[], bool] = never,
+        contended: Callable[[float], bool] = never,
     ) -> None:
         """`contended`: whether others wait for the processors, see `Pipeline`."""
         self._config = config

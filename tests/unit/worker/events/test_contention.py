@@ -1,5 +1,6 @@
 """Telling from the kernel's figures whether processors are short."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,8 @@ from worker.events.contention import (
     CONTENDED,
     INTERVAL,
     Contention,
-    Reading,
     has_quota,
-    read_schedstat,
+    read_waited,
 )
 
 
@@ -22,43 +22,40 @@ def no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "has_quota", lambda: False)
 
 
-def contention(*readings: Reading | None) -> Contention:
-    told: Iterator[Reading | None] = iter(readings)
+def contention(*waited: float | None) -> Contention:
+    told: Iterator[float | None] = iter(waited)
     return Contention(lambda: next(told))
 
 
 def test_who_hardly_waits_has_the_processors_for_himself() -> None:
-    assert not contention((0, 0), (INTERVAL, INTERVAL // 10))()
+    assert not contention(0, 0.01)(0.1)
 
 
 def test_who_waits_for_long_has_them_not() -> None:
-    assert contention((0, 0), (INTERVAL, INTERVAL))()
+    assert contention(0, 0.05)(0.1)
 
 
 def test_only_what_came_since_the_last_look_counts() -> None:
-    long_ago = 1_000 * INTERVAL
-    told = contention(
-        (long_ago, 0), (long_ago + INTERVAL, INTERVAL), (long_ago + 9 * INTERVAL, INTERVAL)
-    )
-    assert told()
-    assert not told()
+    told = contention(100, 100.05, 100.06)
+    assert told(0.1)
+    assert not told(0.1)
 
 
 def test_a_moment_tells_nothing() -> None:
-    """Before enough time has passed the last answer stands."""
-    told = contention((0, 0), (0, INTERVAL - 1), (0, INTERVAL), (INTERVAL - 1, INTERVAL))
-    assert [told(), told(), told()] == [False, True, True]
+    """Before enough time has passed at work the last answer stands, and the moments add up."""
+    told = contention(0, 0.5 * INTERVAL, INTERVAL, INTERVAL, INTERVAL)
+    assert [told(0.6 * INTERVAL) for _ in range(4)] == [False, True, True, False]
 
 
 def test_where_the_kernel_tells_nothing_nobody_is_waited_for() -> None:
-    assert not contention(None, (0, INTERVAL))()
-    assert not contention((0, 0), None)()
+    assert not contention(None)(0.1)
+    assert not contention(0, None)(0.1)
 
 
-def test_the_kernel_tells_both_figures() -> None:
-    """A process that runs has run for some time."""
-    reading = read_schedstat()
-    assert reading is None or (reading[0] > 0 and reading[1] >= 0)
+def test_the_kernel_tells_it_in_seconds() -> None:
+    """Less than this process has lived."""
+    waited = read_waited()
+    assert waited is None or 0 <= waited < time.monotonic()
     assert 0 < CONTENDED < 1
 
 
@@ -82,4 +79,4 @@ def test_where_there_are_no_such_groups_there_is_no_quota(tmp_path: Path) -> Non
 
 def test_what_a_quota_holds_back_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "has_quota", lambda: True)
-    assert not contention((0, INTERVAL))()
+    assert not contention()(1.0)

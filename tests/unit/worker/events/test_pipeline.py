@@ -62,7 +62,12 @@ class Work:
     """Says what is done, looks ahead as the applier does, and stops after the last batch."""
 
     def __init__(
-        self, count: int, *, stop_at: str, contended: Callable[[], bool] = never, full: int = FULL
+        self,
+        count: int,
+        *,
+        stop_at: str,
+        contended: Callable[[float], bool] = never,
+        full: int = FULL,
     ) -> None:
         self.said: list[str] = []
         self.stop = asyncio.Event()
@@ -142,7 +147,7 @@ class Slow(Work):
 
 
 async def test_it_rests_and_takes_less_while_others_wait_for_the_processors() -> None:
-    work = Slow(3 * SMALL, stop_at="none", contended=lambda: True, full=2 * SMALL)
+    work = Slow(3 * SMALL, stop_at="none", contended=lambda _worked: True, full=2 * SMALL)
     running = asyncio.create_task(work.run())
     while work.consumer.waiting or work.clock.monotonic() < 0.3:
         await asyncio.sleep(0)
@@ -152,11 +157,27 @@ async def test_it_rests_and_takes_less_while_others_wait_for_the_processors() ->
     await running
 
 
+async def test_it_takes_more_again_bit_by_bit() -> None:
+    """A large batch at once would keep those waiting who had only just been served."""
+    busy = iter([True, False, False, False])
+    work = Slow(
+        15 * SMALL, stop_at="none", contended=lambda _worked: next(busy, False), full=4 * SMALL
+    )
+    running = asyncio.create_task(work.run())
+    while work.consumer.waiting:
+        await asyncio.sleep(0)
+    taken = [len(one.messages) for one in work.consumer.taken]
+    # the batch after the first had been taken ahead, before anybody waited
+    assert taken == [4 * SMALL, 4 * SMALL, SMALL, 2 * SMALL, 4 * SMALL]
+    work.stop.set()
+    await running
+
+
 async def test_a_rest_is_bounded_although_the_store_kept_it_waiting_for_long() -> None:
     class Stalled(Slow):
         seconds = 60.0
 
-    work = Stalled(4, stop_at="2 3", contended=lambda: True)
+    work = Stalled(4, stop_at="2 3", contended=lambda _worked: True)
     await work.run()
     assert work.clock.monotonic() <= 2 * (60 + REST_MAX)
 
@@ -169,7 +190,7 @@ async def test_it_does_not_rest_while_nobody_waits() -> None:
 
 async def test_a_rest_ends_when_it_is_to_stop() -> None:
     """A clock on which a rest would last for ever."""
-    work = Slow(2, stop_at="none", contended=lambda: True)
+    work = Slow(2, stop_at="none", contended=lambda _worked: True)
     resting = asyncio.Event()
 
     async def sleep(_seconds: float) -> None:
