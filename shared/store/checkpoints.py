@@ -57,13 +57,15 @@ class Checkpoints:
         """After a commit: `pages` are in the log."""
         if pages < self._last:  # it was begun anew
             self._last = 0
-        under_way = self._running is not None and not self._running.done()
-        if pages - self._last >= EACH and not under_way:
+        if pages - self._last < EACH:
+            return apsw.SQLITE_OK
+        if pages >= LONG:
             self._last = pages
-            if pages >= LONG:
-                _checkpoint(connection)
-            else:
-                self._running = self._thread.submit(self._checkpoint_beside)
+            self.settle()
+            _checkpoint(connection)
+        elif self._running is None or self._running.done():
+            self._last = pages
+            self._running = self._thread.submit(self._checkpoint_beside)
         return apsw.SQLITE_OK
 
     def _checkpoint_beside(self) -> None:

@@ -113,8 +113,15 @@ class SimDatabase(SqliteDatabase):
 
     disk: SimDisk
 
-    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_timeout: float,
+        checkpoints_beside: bool = False,  # noqa: ARG002 - in vain, there is no thread; see `_open`
+    ) -> None:
         self.path = path
+        self._checkpoints_beside, self._checkpoints = False, None
         self._patience = busy_timeout
         self._busy_timeout = 0.0  # nobody may block: what is locked is tried again later
         self._connection: apsw.Connection | None = None
