@@ -15,16 +15,16 @@ from shared.store import checkpoints
 from shared.store.database import SqliteDatabase, begin, immediate
 
 
+def make_table(connection: apsw.Connection) -> None:
+    connection.execute("CREATE TABLE made (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT")
+
+
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
     """An open database with one table, `made`."""
     opened = SqliteDatabase(tmp_path / "folder" / "one.db", busy_timeout=0.05)
     await opened.open()
-    await opened.run(
-        lambda connection: connection.execute(
-            "CREATE TABLE made (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"
-        )
-    )
+    await opened.run(make_table)
     yield opened
     await opened.close()
     opened.shutdown()
@@ -159,11 +159,7 @@ async def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr(checkpoints, "LONG", 200)
     opened = SqliteDatabase(tmp_path / "busy.db", busy_timeout=5, checkpoints_beside=True)
     await opened.open()
-    await opened.run(
-        lambda connection: connection.execute(
-            "CREATE TABLE made (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"
-        )
-    )
+    await opened.run(make_table)
     yield opened
     await opened.close()
     opened.shutdown()

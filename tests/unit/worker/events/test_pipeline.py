@@ -197,7 +197,7 @@ async def test_a_rest_ends_when_it_is_to_stop() -> None:
         resting.set()
         await asyncio.Event().wait()
 
-    work.clock.sleep = sleep  # type: ignore[method-assign]
+    work.clock.sleep = sleep  # type: ignore[method-assign]  # of this clock alone
     running = asyncio.create_task(work.run())
     await resting.wait()
     work.stop.set()
